@@ -1,0 +1,9 @@
+"""Machine unlearning, measured: data, models, training, unlearning methods, metrics and plots behind the notebooks."""
+
+from .data import load_data, make_split
+from .methods import METHODS
+from .metrics import evaluate
+from .models import build_model
+from .training import train, unlearn
+
+__all__ = ["METHODS", "build_model", "evaluate", "load_data", "make_split", "train", "unlearn"]

@@ -1,0 +1,129 @@
+"""The two networks, their weights, and the part of each that selective methods train."""
+
+from contextlib import contextmanager
+
+import timm
+import torch
+from timm.layers import set_fused_attn
+from torch import nn
+from torchvision.models import resnet18
+
+KIT = "https://storage.googleapis.com/unlearning-challenge/weights_resnet18_cifar10.pth"
+
+
+def build_model(name="resnet18", *, classes=10, image_size=32, patch_size=16, weights=None, seed=0):
+    """A classifier with a fresh head for `classes` classes; the same seed gives the same initial weights.
+
+    Args:
+        name: `resnet18` (torchvision's, 7x7 stem and all, as document A) or any timm model, such as
+            `vit_tiny_patch16_224` (document B).
+        image_size, patch_size: for timm's vision transformers; torchvision's network takes any size.
+        weights: None for a random start; `"imagenet"` for timm's pretrained weights; `"kit"` for the unlearning
+            starting kit's CIFAR-10 ResNet-18; or the path of a local weights file of either kind.
+
+    Raises:
+        ConnectionError: weights that had to be downloaded could not be.
+        ValueError: an unknown name, or a weights file that does not fit the network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name == "resnet18":
+            model = resnet18(weights=None, num_classes=classes)
+            if weights:
+                load_kit_weights(model, weights)
+        else:
+            model = _timm_model(name, classes, image_size, patch_size, weights)
+    return model.to(memory_format=torch.channels_last)
+
+
+def _timm_model(name, classes, image_size, patch_size, weights):
+    set_fused_attn(torch.cuda.is_available())  # on a CPU the fused kernel's bfloat16 backward takes half the step
+    settings = {"num_classes": classes}
+    if name.startswith("vit_"):
+        settings |= {"img_size": image_size, "patch_size": patch_size}
+    if weights:
+        settings |= {"pretrained": True}
+        if weights != "imagenet":
+            settings |= {"pretrained_cfg_overlay": {"file": str(weights)}}
+    try:
+        return timm.create_model(name, **settings)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"timm model '{name}' with weights '{weights}' could not be built: {reason}") from error
+    except OSError as error:
+        raise ConnectionError(
+            f"the weights of '{name}' could not be loaded ({type(error).__name__}); connect to the internet once"
+        ) from error
+
+
+def load_kit_weights(model, weights="kit"):
+    """Load the starting kit's checkpoint, or a local file like it (a plain state dict, no pickled code)."""
+    try:
+        if weights == "kit":
+            state = torch.hub.load_state_dict_from_url(KIT, map_location="cpu", weights_only=True)
+        else:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+        model.load_state_dict(state)
+    except OSError as error:
+        raise ConnectionError(f"weights '{weights}' could not be loaded ({error}); connect to the internet") from error
+    except Exception as error:
+        raise ValueError(f"weights '{weights}' do not fit: {str(error).splitlines()[0]}") from error
+
+
+def is_vit(model):
+    """Whether `model` is one of timm's vision transformers."""
+    return hasattr(model, "blocks")
+
+
+class ClassToken(nn.Module):
+    """`(B, tokens, width)` to the class token `(B, width)`."""
+
+    def forward(self, x):
+        return x[:, 0]
+
+
+def tail(model):
+    """The part that selective methods train, as one network that shares its weights with `model`.
+
+    ResNet-18: layer4 + fc (75 % of the parameters, document A). ViT: the last quarter of its blocks, norm and head.
+    """
+    if is_vit(model):
+        blocks = model.blocks[-len(model.blocks) // 4 :]
+        return nn.Sequential(*blocks, model.norm, ClassToken(), model.head)
+    return nn.Sequential(model.layer4, model.avgpool, nn.Flatten(), model.fc)
+
+
+def early(model):
+    """The part that H4 freezes at first: layer1 and layer2, for a ViT the first half of its blocks."""
+    if is_vit(model):
+        return [model.patch_embed, *model.blocks[: len(model.blocks) // 2]]
+    return [model.layer1, model.layer2]
+
+
+def last_linear(model):
+    """The classification layer; its input is what this suite calls a model's features."""
+    return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+
+
+@contextmanager
+def inputs_of(module):
+    """Collect what goes into `module` while the context is open: `with inputs_of(head) as caught: model(x)`."""
+    caught = []
+    handle = module.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
+    try:
+        yield caught
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def evaluating(model):
+    """Evaluation mode without gradients; afterwards each module is back in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield model
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,84 @@
+"""Files under `runs/`: tensors with the settings that made them, written atomically, trusted only if they still match."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = Path(os.environ.get("UNLEARNING_RUNS", ROOT / "runs"))
+
+
+def key(settings):
+    """Twelve hex digits that change whenever a setting does."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def replace_file(path, write):
+    """Call `write(temporary path)`, then move the finished file to `path`: no reader ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(Path(temporary))
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"could not write {path.relative_to(RUNS.parent)}: {error.strerror or error}") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file):
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def save(path, settings, tensors, **record):
+    """Write `path.safetensors`, then `path.json` with the settings, the record and the tensors' checksum."""
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    replace_file(path.with_name(path.name + ".safetensors"), lambda file: save_file(tensors, file))
+    checksum = sha256(path.with_name(path.name + ".safetensors"))
+    text = json.dumps({"settings": settings, "sha256": checksum, **record}, indent=1)
+    replace_file(path.with_name(path.name + ".json"), lambda file: file.write_text(text))
+
+
+def load(path, settings):
+    """The `(tensors, record)` saved at `path`, or None if nothing usable is there; says why it does not use a file."""
+    record_file, tensor_file = path.with_name(path.name + ".json"), path.with_name(path.name + ".safetensors")
+    if not record_file.exists():
+        return None
+    try:
+        record = json.loads(record_file.read_text())
+        if record["settings"] != json.loads(json.dumps(settings)):
+            problem = "was made with other settings"
+        elif record["sha256"] != sha256(tensor_file):
+            problem = "does not match its checksum"
+        else:
+            return load_file(tensor_file), record
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        problem = f"cannot be read ({type(error).__name__})"
+    print(f"{path.name} {problem}: making it again")
+    return None
+
+
+def remember(path, settings, make):
+    """The tensors at `path` if they were made with `settings`, else those that `make()` returns, kept there."""
+    if saved := load(path, settings):
+        return saved[0]
+    tensors = make()
+    save(path, settings, tensors)
+    return tensors
