@@ -128,7 +128,7 @@ def _folder(folder, size):
         x = torch.stack([_decode(file, size) for file, _ in files])
         y = torch.tensor([label for _, label in files])
         parts = [file.relative_to(folder).parts[0] for file, _ in files]
-        is_test = torch.tensor([part == "test" for part in parts])
+        is_test = torch.tensor([two_levels and part == "test" for part in parts])
         if not two_levels:
             _, test = train_test_split(np.arange(len(y)), test_size=0.2, random_state=SPLIT_SEED, stratify=y)
             is_test[test] = True

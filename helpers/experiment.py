@@ -1,43 +1,319 @@
-"""One scenario on one data set at one budget and seed: its split, its models, each trained at most once."""
+"""A scenario on one data set, at one budget and seed: its split, and its models, each trained at most once.
 
-import sys
+What `runs/` holds is found again by the settings that made it; whoever asks first trains, a notebook or the suite.
+"""
+
+import inspect
+import json
+import os
+import platform
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+
 from . import runs
-from .budgets import SHORT
-from .data import load_data, make_split
+from .budgets import BUDGETS
+from .data import SPLIT_SEED, class_number, make_split
+from .metrics import accuracy, measure, predict
 from .models import build_model
-from .training import pick_device, precision, train
+from .training import find_method, pick_device, precision, train, unlearn
+
+TRACKED = {"random": ("retain", "forget", "validation"), "class": ("train retain", "train forget", "test retain")}
+SCENARIOS = ("random", "class")
+COLUMNS = ["scenario", "seed", "method", "epoch", "set", "metric", "value"]
+
+
+@dataclass
+class Run:
+    """A trained or unlearned model as `runs/` keeps it.
+
+    `history` has one dict an epoch; `cost` has seconds (evaluation excluded), steps and images; `logits` are those of each
+    measured set, float32 `(n, classes)`; `features` those of the t-SNE panel, float32 `(m, width)`.
+    """
+
+    name: str
+    settings: dict
+    history: list[dict]
+    cost: dict
+    machine: str
+    logits: dict[str, torch.Tensor]
+    features: torch.Tensor
+    load_model: object = field(repr=False)
+
+    @property
+    def model(self):
+        return self.load_model()
 
 
 class Experiment:
-    def __init__(self, data, budget, scenario, seed):
-        self.data, self.budget, self.scenario, self.seed = data, budget[scenario], scenario, seed
+    """One scenario: `split`, `original`, `golds`, and `unlearned(name)` for each method; `table` measures them.
+
+    Args:
+        budget: a name from `BUDGETS`.
+        seed: of initial weights and shuffling. The split has its own seed and is the same for all.
+        start: `fresh`, each method starts from Original; `chain`, each starts from the model that the method before it
+            in the budget's table left, as document A's notebook did.
+    """
+
+    def __init__(self, data, scenario, budget="quick", seed=0, *, forget_class=None, forget_fraction=0.1, start="fresh"):
+        self._asked = {"data": data, "scenario": scenario, "budget": budget, "forget_class": forget_class,
+                       "forget_fraction": forget_fraction, "start": start}  # fmt: skip
+        self.budget = BUDGETS[budget][scenario]
+        self.data = head(data, self.budget.get("images"))
+        self.scenario, self.budget_name, self.seed, self.start = scenario, budget, seed, start
         self.device = pick_device()
-        self.split_settings = {"scenario": scenario, "seed": 42} | (
-            {"forget_fraction": 0.1} if scenario == "random" else {"forget_class": 0})
-        self.split = make_split(data, **self.split_settings, device=self.device, **self.budget["batches"])
-        self.folder = runs.RUNS / f"{data.name}-{data.identity}" / scenario
+        self.split_settings = {"scenario": scenario, "seed": SPLIT_SEED}
+        if scenario == "random":
+            self.split_settings |= {"forget_fraction": forget_fraction}
+        else:
+            self.split_settings |= {"forget_class": class_number(data, forget_class)}
+        self.split = make_split(
+            self.data,
+            **self.split_settings,
+            evaluate_at_most=self.budget["evaluation"]["final"],
+            device=self.device,
+            **self.budget["batches"],
+        )
+        self.folder = runs.RUNS / "models" / f"{self.data.name}-{self.data.identity}" / scenario
 
-    def common(self, seed):
-        return {"data": self.data.identity, "split": self.split_settings, "model": self.budget["model"],
-                "batches": self.budget["batches"], "seed": seed, "precision": precision(self.device)}
+    # --- models ---
 
-    def trained(self, role, batches, seed):
-        settings = {"role": role, **self.common(seed), "training": self.budget["training"]}
-        path = self.folder / f"{role}-seed{seed}-{runs.key(settings)}"
-        model = build_model(**self.budget["model"], classes=len(self.data.classes), seed=seed).to(self.device)
-        if saved := runs.load(path, settings):
-            model.load_state_dict(saved[0])
-            return model.eval(), saved[1]
-        partial = path.with_name(path.name + ".partial")
-        history = train(model, batches, seed=seed, checkpoint=partial, progress=lambda t: print(path.name, t, flush=True), **self.budget["training"])
-        runs.save(path, settings, model.state_dict(), history=history)
-        for suffix in (".json", ".safetensors"):
-            partial.with_name(partial.name + suffix).unlink()
-        return model, {"history": history}
-
+    @cached_property
     def original(self):
-        return self.trained("original", self.split.train, self.seed)
+        """The model trained on everything; at `published` on the official CIFAR-10, the starting kit's checkpoint."""
+        if self.budget.get("original") and self.data.title == "CIFAR-10 (official)":
+            return self._downloaded("Original", self.budget["original"])
+        return self._trained("Original", self.split.train, self.seed)
 
-    def retrained(self, number=0):
-        return self.trained("retrained", self.split.retain, self.seed + 1000 * number)
+    @cached_property
+    def golds(self):
+        """Models that never saw the forgotten images. The first starts from Original's initial weights."""
+        count = self.budget["golds"]
+        names = ["Gold", *(f"Gold {number}" for number in range(2, count + 1))]
+        return [self._trained(name, self.split.retain, self.seed + 1000 * i) for i, name in enumerate(names)]
+
+    @property
+    def gold(self):
+        return self.golds[0]
+
+    def unlearned(self, name, method=None, **settings):
+        """The model that a method leaves: one of the budget's by its name, or your own function under a name of yours."""
+        function, defaults = find_method(method or name)
+        settings = {**defaults, **(self.budget["methods"].get(name, {}) if method is None else {}), **settings}
+        start = self._before(name) if self.start == "chain" else self.original
+        described = {
+            "role": "unlearned",
+            **self._common(self.seed),
+            "training": self.budget["training"],
+            "unlearning": self.budget["unlearning"],
+            "method": function.__name__,
+            "settings": settings,
+            "start": start.settings,
+        }
+        if method is not None:
+            described["source"] = inspect.getsource(function)
+
+        def make():
+            result = unlearn(
+                function,
+                start.model,
+                self.split,
+                seed=self.seed,
+                track=self.track,
+                progress=lambda line: say(f"{self.scenario}: {name}  {line}"),
+                **self.budget["unlearning"],
+                **settings,
+            )
+            return result.model, result.history, result.cost
+
+        return self._kept(name, described, make)
+
+    @property
+    def methods(self):
+        """The names of the methods that this budget runs in this scenario."""
+        return list(self.budget["methods"])
+
+    def _before(self, name):
+        """In a chain: what the method before `name` left, Original for the first."""
+        position = self.methods.index(name) if name in self.methods else len(self.methods)
+        return self.unlearned(self.methods[position - 1]) if position else self.original
+
+    def _common(self, seed):
+        return {
+            "data": self.data.identity,
+            "split": self.split_settings,
+            "model": self.budget["model"],
+            "batches": self.budget["batches"],
+            "seed": seed,
+            "precision": precision(self.device),
+        }
+
+    def _build(self, seed=0, **changes):
+        settings = {**self.budget["model"], **changes}
+        return build_model(**settings, classes=len(self.data.classes), seed=seed).to(self.device)
+
+    def _trained(self, name, batches, seed):
+        role = "original" if name == "Original" else "retrained"
+        settings = {"role": role, **self._common(seed), "training": self.budget["training"]}
+
+        def make():
+            model = self._build(seed)
+            history = train(
+                model,
+                batches,
+                seed=seed,
+                checkpoint=self._path(name, settings).with_suffix(".partial"),
+                track=self.track,
+                progress=lambda line: say(f"{self.scenario}: {name}  {line}"),
+                **self.budget["training"],
+            )
+            last = history[-1]
+            seconds = sum(epoch["seconds"] for epoch in history)
+            return model, history, {"seconds": seconds, "steps": last["steps"], "images": last["images"]}
+
+        return self._kept(name, settings, make)
+
+    def _downloaded(self, name, weights):
+        settings = {"role": "original", **self._common(self.seed), "weights": weights}
+
+        def make():
+            model = self._build(weights=weights).eval()
+            return model, [], {"seconds": 0.0, "steps": 0, "images": 0}
+
+        return self._kept(name, settings, make)
+
+    def _path(self, name, settings):
+        readable = "".join(c if c.isalnum() else "-" for c in name.lower())
+        return self.folder / f"{readable}-seed{settings['seed']}-{runs.key(settings)}"
+
+    def _kept(self, name, settings, make):
+        """The run with these settings from `runs/`, or made and kept there; its outputs likewise, in a file beside it."""
+        path = self._path(name, settings)
+        record = runs.load_record(path, settings)
+        if record is None:
+            model, history, cost = make()
+            runs.save(path, settings, model.state_dict(), name=name, history=history, cost=cost, machine=self.machine)
+            for leftover in path.parent.glob(f"{path.name}.partial*"):
+                leftover.unlink()
+            record = runs.load_record(path, settings)
+
+        def load_model():
+            tensors, _ = runs.load(path, settings)
+            model = self._build()
+            model.load_state_dict(tensors)
+            return model.eval()
+
+        asked = {"weights": record["sha256"], "evaluation": self.budget["evaluation"]}
+        outputs = runs.remember(path.with_suffix(".outputs"), asked, lambda: self._outputs(load_model()))
+        logits = {name.removeprefix("logits "): t for name, t in outputs.items() if name.startswith("logits ")}
+        history, cost = record["history"], record["cost"]
+        return Run(name, settings, history, cost, record["machine"], logits, outputs["features"], load_model)
+
+    # --- measurements ---
+
+    @property
+    def machine(self):
+        """What the seconds were measured on."""
+        if self.device.type == "cuda":
+            return f"{torch.cuda.get_device_name()}, {precision(self.device)}"
+        threads = torch.get_num_threads()
+        return f"{platform.machine()} {self.device.type}, {threads} thread{'s' * (threads > 1)}, {precision(self.device)}"
+
+    def _outputs(self, model):
+        say(f"{self.scenario}: evaluating")
+        logits = {f"logits {name}": predict(model, batches)[0] for name, batches in self.split.sets.items()}
+        return {**logits, "features": predict(model, self.panel)[1]}
+
+    @cached_property
+    def panel(self):
+        """The images of the t-SNE panels, the same for every model: up to 320 retained, then as many forgotten ones."""
+        size = min(320, len(self.split.forget.index), len(self.split.retain.index))
+        index = torch.cat([sample(self.split.retain.index, size), sample(self.split.forget.index, size)])
+        return replace(self.split.retain.fresh(), index=index, shuffle=False, batch_size=500)
+
+    @property
+    def panel_is_forgotten(self):
+        """Which images of the panel are forgotten, bool numpy `(m,)`."""
+        return np.isin(self.panel.index.cpu(), self.split.forget.index.cpu())
+
+    def track(self, model):
+        """Accuracies in percent on part of some sets, for a history."""
+        at_most = self.budget["evaluation"]["tracked"]
+        sets = {name: self.split.sets[name] for name in TRACKED[self.scenario]}
+        sets = {name: replace(batches, index=sample(batches.index, at_most)) for name, batches in sets.items()}
+        return {"tracked": {name: accuracy(predict(model, b)[0], b.y.cpu()) for name, b in sets.items()}}
+
+    def table(self, methods=None):
+        """One tidy table (scenario, seed, method, epoch, set, metric, value) of Original, the Golds and `methods`.
+
+        `methods` are names or `Run`s, all of the budget's by default. Metrics of an epoch are tracked on part of a set
+        and named so; those of the finished model carry its number of epochs.
+        """
+        chosen = self.methods if methods is None else methods
+        unlearned = [run if isinstance(run, Run) else self.unlearned(run) for run in chosen]
+        return pd.concat([self._rows(run) for run in (self.original, *self.golds, *unlearned)], ignore_index=True)
+
+    def _rows(self, run):
+        rows = [
+            (entry["epoch"], name, "tracked accuracy", value)
+            for entry in run.history
+            for name, value in entry.get("tracked", {}).items()
+        ]
+        rows += [
+            (entry["epoch"], "", metric, entry[metric])
+            for entry in run.history
+            for metric in ("loss", "s")
+            if metric in entry
+        ]
+        measured = measure(run.logits, self.split, self.gold.logits)
+        rows += [(len(run.history), row.set, row.metric, row.value) for row in measured.itertuples()]
+        for unit, value in run.cost.items():
+            rows.append((len(run.history), "", unit, value))
+            rows.append((len(run.history), "", f"{unit}, % of retraining", 100 * value / self.gold.cost[unit]))
+        table = pd.DataFrame(rows, columns=["epoch", "set", "metric", "value"])
+        return table.assign(scenario=self.scenario, seed=self.seed, method=run.name)[COLUMNS]
+
+    def with_seed(self, seed):
+        """The same experiment at another seed."""
+        return self if seed == self.seed else Experiment(**self._asked, seed=seed)
+
+    def seeds_there(self):
+        """The seeds for which an Original with these settings lies under `runs/`."""
+        wanted = {key: value for key, value in self.original.settings.items() if key != "seed"}
+        found = set()
+        for file in self.folder.glob("original-seed*.json"):
+            if not file.name.endswith((".partial.json", ".outputs.json")):
+                settings = json.loads(file.read_text())["settings"]
+                seed = settings.pop("seed", None)
+                if settings == wanted:
+                    found.add(seed)
+        return sorted(found)
+
+
+def sample(index, at_most):
+    """At most that many entries of `index`, always the same ones; all of them for None."""
+    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    return index if at_most is None else index[order[:at_most].to(index.device)]
+
+
+def head(data, images):
+    """`data` cut to a random `images` training and test images; all of them for None."""
+    if images is None:
+        return data
+    rng = np.random.default_rng(SPLIT_SEED)
+    train, test = (torch.from_numpy(rng.permutation(len(y))[:images]) for y in (data.train_y, data.test_y))
+    cut = {"train_x": data.train_x[train], "train_y": data.train_y[train]}
+    cut |= {"test_x": data.test_x[test], "test_y": data.test_y[test]}
+    return replace(data, **cut, identity=f"{data.identity}-{images}")
+
+
+def say(line):
+    """Tell whoever waits what is going on: the suite through a file, a person in JupyterLab through one changing line."""
+    if file := os.environ.get("UNLEARNING_PROGRESS"):
+        with open(file, "a") as progress:
+            progress.write(line + "\n")
+    else:
+        print(f"\r{line:<100}", end="", flush=True)

@@ -26,8 +26,8 @@ def learn(model, batches):
 
 
 def ascend(model, batches, s=1.0):
-    """F for each batch of one pass: up `s` times the cross-entropy."""
-    for x, y in batches:
+    """F for each batch of one pass: up `s` times the cross-entropy; none at s = 0."""
+    for x, y in batches if s else ():
         yield -s * cross_entropy(model(x), y)
 
 
@@ -63,7 +63,7 @@ def tail_only(model, split, at_most=4e9):
 
 
 def _features(model, network, batches):
-    images = replace(batches, shuffle=False, batch_size=500)  # shares the count of images seen
+    images = replace(batches, shuffle=False, batch_size=500, limit=None)  # shares the count of images seen
     outputs = _trunk_outputs(model, network, images)
     return replace(batches, images=outputs, labels=batches.y, index=torch.arange(len(outputs), device=outputs.device))
 

@@ -50,8 +50,9 @@ def js_distance(logits, other):
     near-identical pairs would give the root of a tiny negative number.
     """
     log_p, log_q = log_softmax(logits.double(), 1), log_softmax(other.double(), 1)
-    log_m = torch.logaddexp(log_p, log_q) - np.log(2)
-    divergence = (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(1) / 2
+    apart = log_q - log_p
+    above_p, above_q = (np.log(2) - torch.logaddexp(torch.zeros_like(apart), a) for a in (apart, -apart))  # log p/m, q/m
+    divergence = (log_p.exp() * above_p + log_q.exp() * above_q).sum(1) / 2
     return divergence.clamp(min=0).sqrt()
 
 
@@ -66,6 +67,11 @@ def kit_mia(member_losses, other_losses, seed=0):
     losses, is_member = np.concatenate(sides)[:, None], np.repeat([1, 0], size)
     splits = StratifiedShuffleSplit(n_splits=10, random_state=seed)
     return cross_val_score(LogisticRegression(), losses, is_member, cv=splits, scoring="accuracy").mean()
+
+
+def predicted_shares(logits):
+    """Percent of the images that are predicted as each class, numpy `(classes,)`."""
+    return 100 * np.bincount(logits.argmax(1), minlength=logits.shape[1]) / len(logits)
 
 
 def losses(logits, y):
@@ -98,7 +104,7 @@ def measure(outputs, split, gold_outputs=None):
     rows.append((forgotten, "entropy", entropy(outputs[forgotten]).mean().item()))
     members, others = MEMBERS[split.scenario]
     attack = kit_mia(*(losses(outputs[name], labels[name]) for name in (members, others)))
-    rows.append((members, "kit MIA", attack))
+    rows.append((f"{members} v. {others}", "kit MIA", attack))
     if gold_outputs:
         distance = js_distance(outputs[forgotten], gold_outputs[forgotten]).mean().item()
         rows.append((forgotten, "JSD to Gold", distance))

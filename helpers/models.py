@@ -1,9 +1,11 @@
 """The two networks, their weights, and the part of each that selective methods train."""
 
 from contextlib import contextmanager
+from textwrap import shorten
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.layers import set_fused_attn
 from torch import nn
 from torchvision.models import resnet18
@@ -47,13 +49,13 @@ def _timm_model(name, classes, image_size, patch_size, weights):
             settings |= {"pretrained_cfg_overlay": {"file": str(weights)}}
     try:
         return timm.create_model(name, **settings)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"timm model '{name}' with weights '{weights}' could not be built: {reason}") from error
-    except OSError as error:
+    except (OSError if weights == "imagenet" else ()) as error:
         raise ConnectionError(
             f"the weights of '{name}' could not be loaded ({type(error).__name__}); connect to the internet once"
         ) from error
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = shorten(str(error) or type(error).__name__, 200)
+        raise ValueError(f"timm model '{name}' with weights '{weights}' could not be built: {reason}") from error
 
 
 def load_kit_weights(model, weights="kit"):
@@ -64,10 +66,10 @@ def load_kit_weights(model, weights="kit"):
         else:
             state = torch.load(weights, map_location="cpu", weights_only=True)
         model.load_state_dict(state)
-    except OSError as error:
+    except (OSError if weights == "kit" else ()) as error:
         raise ConnectionError(f"weights '{weights}' could not be loaded ({error}); connect to the internet") from error
     except Exception as error:
-        raise ValueError(f"weights '{weights}' do not fit: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"weights '{weights}' do not fit: {shorten(str(error), 200)}") from error
 
 
 def is_vit(model):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path(os.environ.get("UNLEARNING_RUNS", ROOT / "runs"))
+FIGURES = Path(os.environ.get("UNLEARNING_FIGURES", ROOT / "figures"))
 
 
 def key(settings):
@@ -29,8 +30,9 @@ def replace_file(path, write):
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f"could not write {path.relative_to(RUNS.parent)}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"could not write {os.path.relpath(path, RUNS.parent)}: {reason}") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -56,8 +58,8 @@ def save(path, settings, tensors, **record):
     replace_file(path.with_name(path.name + ".json"), lambda file: file.write_text(text))
 
 
-def load(path, settings):
-    """The `(tensors, record)` saved at `path`, or None if nothing usable is there; says why it does not use a file."""
+def load_record(path, settings):
+    """The record saved at `path` if its settings are these and the tensors are intact, else None; says why not."""
     record_file, tensor_file = path.with_name(path.name + ".json"), path.with_name(path.name + ".safetensors")
     if not record_file.exists():
         return None
@@ -68,11 +70,17 @@ def load(path, settings):
         elif record["sha256"] != sha256(tensor_file):
             problem = "does not match its checksum"
         else:
-            return load_file(tensor_file), record
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            return record
+    except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"cannot be read ({type(error).__name__})"
     print(f"{path.name} {problem}: making it again")
     return None
+
+
+def load(path, settings):
+    """The `(tensors, record)` saved at `path`, or None if nothing usable is there; says why it does not use a file."""
+    record = load_record(path, settings)
+    return record and (load_file(path.with_name(path.name + ".safetensors")), record)
 
 
 def remember(path, settings, make):

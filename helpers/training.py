@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from . import runs
-from .models import evaluating
 
 
 def pick_device():
@@ -60,7 +59,7 @@ class Phase:
         """The share of `lr` at gradient step `step`, counted from 0."""
         if self.schedule == "constant":
             return 1.0
-        done = min(step / self.steps, 1.0)
+        done = min(step / max(self.steps, 1), 1.0)  # a phase of no steps is no error
         if self.schedule == "cosine":
             low = self.lr_end / self.lr
             return low + (1 - low) * (1 + math.cos(math.pi * done)) / 2
@@ -157,8 +156,9 @@ def resume(checkpoint, settings, model, optimizer, scheduler, batches):
             _, index, entry = name.split(".", 2)
             state.setdefault(int(index), {})[entry] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    for _ in range(history[-1]["steps"]):
-        scheduler.step()
+    scheduler.last_epoch = history[-1]["steps"]
+    for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas):
+        group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
     batches.passes, batches.seen["images"] = len(history), history[-1]["images"]
     return history
 
