@@ -1,20 +1,31 @@
 """How much is spent: one literal table a budget. Edit a number, and what depends on it is trained anew.
 
-For each scenario: `golds`, how many models are retrained without the forgotten images (the second one says how far two of
+For each scenario: `golds`, how many models are retrained without the forgotten images (the second says how far two of
 them lie apart: the floor of every gap); `model`, `batches` and `training`, the network, its input and how Original and
 Gold are trained; `unlearning`, what all methods share; `evaluation`, on how many retained training images accuracy is
 measured at the end, and on how many images of each set it is tracked after each epoch; `methods`, what runs and with
 which settings over the method's own defaults, which are the documents'.
 """
 
-CIFAR10 = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010), "image_size": 32}  # document A; document B has 0.5, the default
+CIFAR10 = {
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2023, 0.1994, 0.2010),
+    "image_size": 32,
+}  # document A; document B has 0.5, the default
 
 QUICK = {  # 1,797 digits in minutes on two cores
     "random": {
         "golds": 2,
         "model": {"name": "resnet18"},
         "batches": CIFAR10,
-        "training": {"epochs": 6, "plain_epochs": 2, "batch_size": 64, "lr": 0.05, "weight_decay": 5e-4, "schedule": "onecycle"},
+        "training": {
+            "epochs": 6,
+            "plain_epochs": 2,
+            "batch_size": 64,
+            "lr": 0.05,
+            "weight_decay": 5e-4,
+            "schedule": "onecycle",
+        },
         "unlearning": {"batch_size": 64},
         "evaluation": {"final": 500, "tracked": 150},
         "methods": {
@@ -37,7 +48,15 @@ QUICK = {  # 1,797 digits in minutes on two cores
         "golds": 2,
         "model": {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 16},
         "batches": {"image_size": 32},
-        "training": {"epochs": 15, "plain_epochs": 5, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.05, "schedule": "onecycle", "optimizer": "adamw"},
+        "training": {
+            "epochs": 15,
+            "plain_epochs": 5,
+            "batch_size": 64,
+            "lr": 1e-3,
+            "weight_decay": 0.05,
+            "schedule": "onecycle",
+            "optimizer": "adamw",
+        },
         "unlearning": {"batch_size": 64},
         "evaluation": {"final": 500, "tracked": 150},
         "methods": {
@@ -63,7 +82,14 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
         "golds": 2,
         "model": {"name": "resnet18"},
         "batches": CIFAR10,
-        "training": {"epochs": 16, "plain_epochs": 4, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "schedule": "onecycle"},
+        "training": {
+            "epochs": 16,
+            "plain_epochs": 4,
+            "batch_size": 128,
+            "lr": 0.1,
+            "weight_decay": 5e-4,
+            "schedule": "onecycle",
+        },
         "unlearning": {"batch_size": 128, "retain_limit": 15000},
         "evaluation": {"final": 10000, "tracked": 1000},
         "methods": {
@@ -86,7 +112,15 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
         "golds": 2,
         "model": {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 8},
         "batches": {"image_size": 32},
-        "training": {"epochs": 10, "plain_epochs": 2, "batch_size": 128, "lr": 1e-3, "weight_decay": 0.05, "schedule": "onecycle", "optimizer": "adamw"},
+        "training": {
+            "epochs": 10,
+            "plain_epochs": 2,
+            "batch_size": 128,
+            "lr": 1e-3,
+            "weight_decay": 0.05,
+            "schedule": "onecycle",
+            "optimizer": "adamw",
+        },
         "unlearning": {"batch_size": 64, "retain_limit": 9000},
         "evaluation": {"final": 5000, "tracked": 500},
         "methods": {

@@ -74,9 +74,7 @@ def _digits():
     x = torch.from_numpy(bunch.images).float()[:, None] * 255 / 16
     x = interpolate(x, size=32, mode="bilinear").round().to(torch.uint8)
     x = x.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
-    train, test = train_test_split(
-        np.arange(len(x)), test_size=0.2, random_state=SPLIT_SEED, stratify=bunch.target
-    )
+    train, test = train_test_split(np.arange(len(x)), test_size=0.2, random_state=SPLIT_SEED, stratify=bunch.target)
     y = torch.from_numpy(bunch.target).long()
     return Data(
         "digits",
@@ -232,7 +230,7 @@ class Batches:
             yield self.prepare(self.images[chosen], generator), self.labels[chosen]
 
     def prepare(self, x, generator=None):
-        """uint8 `(B, size, size, 3)` to normalised float `(B, 3, image_size, image_size)`; features stay as they are."""
+        """uint8 `(B, size, size, 3)` to normalised float `(B, 3, image_size, image_size)`; features pass through."""
         if x.is_floating_point():
             return x
         if self.augment:

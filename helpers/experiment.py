@@ -30,8 +30,8 @@ COLUMNS = ["scenario", "seed", "method", "epoch", "set", "metric", "value"]
 class Run:
     """A trained or unlearned model as `runs/` keeps it.
 
-    `history` has one dict an epoch; `cost` has seconds (evaluation excluded), steps and images; `logits` are those of each
-    measured set, float32 `(n, classes)`; `features` those of the t-SNE panel, float32 `(m, width)`.
+    `history` has one dict an epoch; `cost` has seconds (evaluation excluded), steps and images; `logits` are
+    those of each measured set, float32 `(n, classes)`; `features` those of the t-SNE panel, float32 `(m, width)`.
     """
 
     name: str
@@ -58,7 +58,9 @@ class Experiment:
             in the budget's table left, as document A's notebook did.
     """
 
-    def __init__(self, data, scenario, budget="quick", seed=0, *, forget_class=None, forget_fraction=0.1, start="fresh"):
+    def __init__(
+        self, data, scenario, budget="quick", seed=0, *, forget_class=None, forget_fraction=0.1, start="fresh"
+    ):
         self._asked = {"data": data, "scenario": scenario, "budget": budget, "forget_class": forget_class,
                        "forget_fraction": forget_fraction, "start": start}  # fmt: skip
         self.budget = BUDGETS[budget][scenario]
@@ -100,7 +102,7 @@ class Experiment:
         return self.golds[0]
 
     def unlearned(self, name, method=None, **settings):
-        """The model that a method leaves: one of the budget's by its name, or your own function under a name of yours."""
+        """The model that a method leaves: one of the budget's by name, or your own function under a name of yours."""
         function, defaults = find_method(method or name)
         settings = {**defaults, **(self.budget["methods"].get(name, {}) if method is None else {}), **settings}
         start = self._before(name) if self.start == "chain" else self.original
@@ -190,7 +192,7 @@ class Experiment:
         return self.folder / f"{readable}-seed{settings['seed']}-{runs.key(settings)}"
 
     def _kept(self, name, settings, make):
-        """The run with these settings from `runs/`, or made and kept there; its outputs likewise, in a file beside it."""
+        """The run with these settings from `runs/`, or made and kept there; its outputs in a file beside it."""
         path = self._path(name, settings)
         record = runs.load_record(path, settings)
         if record is None:
@@ -220,7 +222,9 @@ class Experiment:
         if self.device.type == "cuda":
             return f"{torch.cuda.get_device_name()}, {precision(self.device)}"
         threads = torch.get_num_threads()
-        return f"{platform.machine()} {self.device.type}, {threads} thread{'s' * (threads > 1)}, {precision(self.device)}"
+        return (
+            f"{platform.machine()} {self.device.type}, {threads} thread{'s' * (threads > 1)}, {precision(self.device)}"
+        )
 
     def _outputs(self, model):
         say(f"{self.scenario}: evaluating")
@@ -282,7 +286,8 @@ class Experiment:
 
     def seeds_there(self):
         """The seeds for which an Original with these settings lies under `runs/`."""
-        wanted = {key: value for key, value in self.original.settings.items() if key != "seed"}
+        wanted = json.loads(json.dumps(self.original.settings))
+        del wanted["seed"]
         found = set()
         for file in self.folder.glob("original-seed*.json"):
             if not file.name.endswith((".partial.json", ".outputs.json")):
@@ -311,7 +316,7 @@ def head(data, images):
 
 
 def say(line):
-    """Tell whoever waits what is going on: the suite through a file, a person in JupyterLab through one changing line."""
+    """Tell whoever waits what is going on: the suite through a file, a person in JupyterLab through a changing line."""
     if file := os.environ.get("UNLEARNING_PROGRESS"):
         with open(file, "a") as progress:
             progress.write(line + "\n")

@@ -156,7 +156,7 @@ def alternate_batches(model, split, *, epochs=100, s=0.4, final=0, lr=1e-3, weig
 
 
 def two_stage(model, split, *, epochs=5, tau=1.15, lr=1e-4, weight_decay=0.0):
-    """2-Stage (document B): one step down D_KL(u || p) on D_f, then CE(D_r) + contrast(D_f, D_r) for each batch of D_f."""
+    """2-Stage (document B): one step down D_KL(u || p) on D_f; contrast(D_f, D_r) + CE(D_r) for each batch of D_f."""
     yield Phase(lr, weight_decay=weight_decay)
     x_f, _ = next(iter(split.forget))
     yield kl_uniform(model(x_f))
@@ -169,7 +169,7 @@ def two_stage(model, split, *, epochs=5, tau=1.15, lr=1e-4, weight_decay=0.0):
 
 def two_stage_full(model, split, *, rounds=8, tau=1.15, lr_uniform=5e-3, lr_contrast=3e-4, lr_retain=4e-3,
                    batch_size=256):  # fmt: skip
-    """2-Stage's origin (fanchuan, NeurIPS 2023): an epoch down D_KL(u || p) on D_f; rounds of [contrast over D_f; CE(D_r)]."""
+    """2-Stage's origin (fanchuan, NeurIPS 2023): D_KL(u || p) over D_f; rounds of [contrast over D_f; CE(D_r)]."""
     retain = replace(split.retain, batch_size=batch_size)
     yield Phase(lr_uniform)
     for x_f, _ in split.forget:

@@ -51,7 +51,9 @@ def js_distance(logits, other):
     """
     log_p, log_q = log_softmax(logits.double(), 1), log_softmax(other.double(), 1)
     apart = log_q - log_p
-    above_p, above_q = (np.log(2) - torch.logaddexp(torch.zeros_like(apart), a) for a in (apart, -apart))  # log p/m, q/m
+    above_p, above_q = (
+        np.log(2) - torch.logaddexp(torch.zeros_like(apart), a) for a in (apart, -apart)
+    )  # log p/m, q/m
     divergence = (log_p.exp() * above_p + log_q.exp() * above_q).sum(1) / 2
     return divergence.clamp(min=0).sqrt()
 

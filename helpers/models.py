@@ -49,11 +49,12 @@ def _timm_model(name, classes, image_size, patch_size, weights):
             settings |= {"pretrained_cfg_overlay": {"file": str(weights)}}
     try:
         return timm.create_model(name, **settings)
-    except (OSError if weights == "imagenet" else ()) as error:
-        raise ConnectionError(
-            f"the weights of '{name}' could not be loaded ({type(error).__name__}); connect to the internet once"
-        ) from error
     except (OSError, RuntimeError, SafetensorError) as error:
+        if weights == "imagenet" and isinstance(error, OSError):
+            reason = (
+                f"the weights of '{name}' could not be loaded ({type(error).__name__}); connect to the internet once"
+            )
+            raise ConnectionError(reason) from error
         reason = shorten(str(error) or type(error).__name__, 200)
         raise ValueError(f"timm model '{name}' with weights '{weights}' could not be built: {reason}") from error
 
@@ -66,9 +67,11 @@ def load_kit_weights(model, weights="kit"):
         else:
             state = torch.load(weights, map_location="cpu", weights_only=True)
         model.load_state_dict(state)
-    except (OSError if weights == "kit" else ()) as error:
-        raise ConnectionError(f"weights '{weights}' could not be loaded ({error}); connect to the internet") from error
     except Exception as error:
+        if weights == "kit" and isinstance(error, OSError):
+            raise ConnectionError(
+                f"the kit's weights could not be loaded ({error}); connect to the internet"
+            ) from error
         raise ValueError(f"weights '{weights}' do not fit: {shorten(str(error), 200)}") from error
 
 

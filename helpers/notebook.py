@@ -171,7 +171,7 @@ def tables(suite, results):
 
 
 def findings(results):
-    """Computed sentences: for each method how far its forget accuracy lies from Gold's, against the floor, at what cost."""
+    """Computed sentences: how far each method's forget accuracy lies from Gold's, against the floor, at what cost."""
     stats = summary(results).set_index(["scenario", "method", "set", "metric"])["mean"]
     lines = []
     for scenario, method in dict.fromkeys(zip(results.scenario, results.method)):
@@ -185,8 +185,8 @@ def findings(results):
         floor = here.get(("Gold 2", forget, "gap to Gold"))
         versus = "" if floor is None else f" (a second Gold: {floor:.1f})"
         lines.append(
-            f"- {scenario}, **{method}**: accuracy on the forgotten images {own:.1f} %, {abs(own - gold):.1f} points {side} "
-            f"Gold's {gold:.1f} %{versus}; {test} accuracy {here[method, test, 'accuracy']:.1f} % "
+            f"- {scenario}, **{method}**: accuracy on the forgotten images {own:.1f} %, {abs(own - gold):.1f} points "
+            f"{side} Gold's {gold:.1f} %{versus}; {test} accuracy {here[method, test, 'accuracy']:.1f} % "
             f"(Gold {here['Gold', test, 'accuracy']:.1f} %), at {here[method, '', 'images, % of retraining']:.1f} % of "
             "the images that retraining saw."
         )
@@ -196,16 +196,20 @@ def findings(results):
 def gap_points(results):
     """For each method the mean distance of its accuracies to Gold's, and its cost, over seeds.
 
-    Columns scenario, method, gap, low, high (points; the 95 % interval over seeds, equal to gap for one seed) and cost (images
-    seen, % of retraining). The gap is the mean over retain, forget and test in the random scenario, over all four sets in
-    the class scenario. The row `Gold 2` is the floor.
+    Columns scenario, method, gap, low, high (points; the 95 % interval over seeds, equal to gap for one seed) and cost
+    (images seen, % of retraining). The gap is the mean over retain, forget and test in the random scenario, over all
+    four sets in the class scenario. The row `Gold 2` is the floor.
     """
     gaps = results[(results.metric == "gap to Gold") & (results.set != "validation")]
     gaps = gaps.groupby(["scenario", "method", "seed"], sort=False).value.mean()
     gaps = gaps.groupby(["scenario", "method"], sort=False).agg(["mean", "std", "count"])
     half = np.nan_to_num(student(gaps["count"]) * gaps["std"] / np.sqrt(gaps["count"]))
-    costs = results[results.metric == "images, % of retraining"].groupby(["scenario", "method"], sort=False).value.mean()
-    points = pd.DataFrame({"gap": gaps["mean"], "low": (gaps["mean"] - half).clip(lower=0), "high": gaps["mean"] + half})
+    costs = (
+        results[results.metric == "images, % of retraining"].groupby(["scenario", "method"], sort=False).value.mean()
+    )
+    points = pd.DataFrame(
+        {"gap": gaps["mean"], "low": (gaps["mean"] - half).clip(lower=0), "high": gaps["mean"] + half}
+    )
     return points.assign(cost=costs).reset_index()
 
 
@@ -216,8 +220,11 @@ def verdict(points):
         part = part.set_index("method")
         methods = part[~part.index.str.match("Original|Gold")]
         nearest = methods.gap.idxmin()
-        line = f"- {scenario}: nearest to Gold is **{nearest}** with a mean gap of {methods.gap[nearest]:.2f} points at "
-        line += f"{methods.cost[nearest]:.1f} % of the images that retraining saw (Original, untouched: {part.gap['Original']:.2f} points)."
+        line = (
+            f"- {scenario}: nearest to Gold is **{nearest}** with a mean gap of {methods.gap[nearest]:.2f} points at "
+        )
+        line += f"{methods.cost[nearest]:.1f} % of the images that retraining saw "
+        line += f"(Original, untouched: {part.gap['Original']:.2f} points)."
         if "Gold 2" in part.index:
             floor = part.gap["Gold 2"]
             within = [f"**{name}**" for name in methods.index[methods.gap <= floor]]

@@ -1,4 +1,4 @@
-"""Files under `runs/`: tensors with the settings that made them, written atomically, trusted only if they still match."""
+"""Files under `runs/`: tensors and the settings that made them, written atomically, trusted if they still match."""
 
 import hashlib
 import json

@@ -87,8 +87,21 @@ def descend(loss, optimizer, scheduler):
     scheduler.step()
 
 
-def train(model, batches, *, epochs, batch_size=128, plain_epochs=0, augment=True, seed=0, checkpoint=None,
-          track=None, progress=None, clock=time.perf_counter, **optimiser):
+def train(
+    model,
+    batches,
+    *,
+    epochs,
+    batch_size=128,
+    plain_epochs=0,
+    augment=True,
+    seed=0,
+    checkpoint=None,
+    track=None,
+    progress=None,
+    clock=time.perf_counter,
+    **optimiser,
+):
     """Train `model` in place on `batches` and return its history, one dict an epoch.
 
     Args:
@@ -121,8 +134,8 @@ def train(model, batches, *, epochs, batch_size=128, plain_epochs=0, augment=Tru
         mean_loss = total.item() / len(batches)
         if not math.isfinite(mean_loss):
             raise Diverged(f"training diverged in epoch {epoch + 1} of {epochs}: the mean loss is {mean_loss}")
-        history.append({"epoch": epoch + 1, "loss": mean_loss, "seconds": clock() - started, "images": batches.seen["images"],
-                        "steps": (epoch + 1) * len(batches)})  # fmt: skip
+        cost = {"seconds": clock() - started, "steps": (epoch + 1) * len(batches), "images": batches.seen["images"]}
+        history.append({"epoch": epoch + 1, "loss": mean_loss, **cost})
         if track:
             history[-1] |= track(model)
         if checkpoint:
@@ -179,7 +192,9 @@ class Unlearned:
     cost: dict
 
 
-def unlearn(method, original, split, *, seed=0, batch_size=128, retain_limit=None, track=None, progress=None, **settings):
+def unlearn(
+    method, original, split, *, seed=0, batch_size=128, retain_limit=None, track=None, progress=None, **settings
+):
     """Run `method` on a copy of `original`; `original` itself is never changed.
 
     A method is a generator `method(model, split, *, ...)` that edits `model` in place and yields, in the order in which
@@ -219,7 +234,9 @@ def unlearn(method, original, split, *, seed=0, batch_size=128, retain_limit=Non
             mean_loss = torch.stack(losses).mean().item() if losses else float("nan")
             cost["seconds"] += time.perf_counter() - started
             if losses and not math.isfinite(mean_loss):
-                raise Diverged(f"{function.__name__} diverged in epoch {len(history) + 1}: the mean loss is {mean_loss}")
+                raise Diverged(
+                    f"{function.__name__} diverged in epoch {len(history) + 1}: the mean loss is {mean_loss}"
+                )
             history.append({"epoch": len(history) + 1, "loss": mean_loss, **(happening.notes or {}),
                             **(track(model) if track else {})})  # fmt: skip
             if progress:

@@ -1,0 +1,260 @@
+"""Experiments: nothing trained twice, nothing stale trusted, bad parameters refused; helpers.notebook's tables."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import helpers
+from helpers import notebook, published, runs
+from helpers.budgets import BUDGETS
+from helpers.data import load_data
+from helpers.experiment import Experiment, head
+from helpers.methods import METHODS
+
+PARAMETERS = {
+    "data": "digits",
+    "budget": "smoke",
+    "scenarios": ["class"],
+    "seed": 0,
+    "forget_class": None,
+    "forget_fraction": 0.1,
+    "start": "fresh",
+}
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """An empty `runs/` of the test's own."""
+    monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
+    monkeypatch.setenv("UNLEARNING_PROGRESS", str(tmp_path / "progress"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """A call that forbids training from then on."""
+
+    def forbid():
+        for name in ("train", "unlearn"):
+            monkeypatch.setattr(f"helpers.experiment.{name}", lambda *a, **k: pytest.fail("trained again"))
+
+    return forbid
+
+
+def experiment(**changes):
+    return Experiment(load_data("digits"), "class", "smoke", **changes)
+
+
+def test_nothing_is_trained_twice(store, no_training):
+    """A second experiment finds Original, the Golds and the unlearned model, bit for bit."""
+    first = experiment()
+    models = [first.original, *first.golds, first.unlearned("Gradient ascent")]
+    no_training()
+    second = experiment()
+    again = [second.original, *second.golds, second.unlearned("Gradient ascent")]
+    for one, other in zip(models, again):
+        assert all(
+            torch.equal(a, b) for a, b in zip(one.model.state_dict().values(), other.model.state_dict().values())
+        )
+        assert one.cost == other.cost and one.history == other.history
+        assert all(torch.equal(one.logits[name], other.logits[name]) for name in one.logits)
+
+
+def test_a_changed_setting_is_trained_anew(store):
+    """Another seed, another forgotten class and another learning rate each give a model of their own."""
+    runs_made = [
+        experiment().original,
+        experiment(seed=1).original,
+        experiment(forget_class=3).original,
+        experiment().unlearned("Gradient ascent"),
+        experiment().unlearned("Gradient ascent", lr=0.5),
+    ]
+    assert len({json.dumps(run.settings) for run in runs_made}) == 5
+    assert len(list((store / "models").rglob("*.outputs.json"))) == 5
+
+
+def test_a_damaged_model_is_noticed_and_made_again(store, capsys):
+    """One flipped bit in the weights: said in a line that names the file, trained again to the same weights."""
+    before = experiment().original.model.state_dict()
+    [file] = [f for f in (store / "models").rglob("original*.safetensors") if "outputs" not in f.name]
+    damaged = bytearray(file.read_bytes())
+    damaged[-5] ^= 1
+    file.write_bytes(damaged)
+    after = experiment().original.model.state_dict()
+    assert "does not match its checksum: making it again" in capsys.readouterr().out
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_gold_shares_the_initial_weights_but_no_image_with_the_forget_set(store, monkeypatch):
+    """Original and Gold start from the same weights, Gold 2 from others; Golds train on the retained images only."""
+    starts, indices = [], []
+
+    def spy(model, batches, **settings):
+        starts.append(model.state_dict()["blocks.0.attn.qkv.weight"].clone())
+        indices.append(batches.index)
+        return [{"epoch": 1, "loss": 0.0, "seconds": 1.0, "steps": 1, "images": 1}]
+
+    monkeypatch.setattr("helpers.experiment.train", spy)
+    e = experiment()
+    _ = e.original, e.golds
+    assert torch.equal(starts[0], starts[1]) and not torch.equal(starts[0], starts[2])
+    forgotten = set(e.split.forget.index.tolist())
+    assert forgotten <= set(indices[0].tolist())
+    assert all(forgotten.isdisjoint(index.tolist()) for index in indices[1:])
+
+
+def test_a_chain_continues_on_the_model_before(store):
+    """`start="chain"`: the second method starts from what the first left, `fresh` from Original."""
+    chain, fresh = experiment(start="chain"), experiment()
+    first, second = chain.methods[:2]
+    assert chain.unlearned(second).settings["start"]["method"] == METHODS[first][0].__name__
+    assert fresh.unlearned(second).settings["start"]["role"] == "original"
+    one, other = chain.unlearned(second).model.state_dict(), fresh.unlearned(second).model.state_dict()
+    assert not torch.equal(one["head.weight"], other["head.weight"])
+
+
+def test_a_method_of_ones_own_is_kept_by_its_source(store, no_training):
+    """A function handed in under a name joins the table and is not run again."""
+
+    def nothing(model, split):
+        """Yield nothing: Original stays."""
+        return iter(())
+
+    e = experiment()
+    table = e.table([e.unlearned("Nothing", nothing)])
+    final = table[table.metric == "accuracy"].pivot(index="set", columns="method", values="value")
+    assert (final["Nothing"] == final["Original"]).all()
+    no_training()
+    experiment().unlearned("Nothing", nothing)
+
+
+def test_the_table_is_tidy_and_costs_are_shares_of_gold(store):
+    """Columns as documented; Gold costs 100 % of retraining and lies at no distance from itself."""
+    e = experiment()
+    table = e.table(["Gradient ascent"])
+    assert list(table.columns) == ["scenario", "seed", "method", "epoch", "set", "metric", "value"]
+    gold = table[table.method == "Gold"]
+    assert (gold[gold.metric.str.endswith("% of retraining")].value == 100).all()
+    assert (gold[gold.metric == "gap to Gold"].value == 0).all()
+    images = table[(table.method == "Gradient ascent") & (table.metric == "images")].value.item()
+    assert images == 2 * len(e.split.forget.index)
+
+
+def test_the_tracked_images_are_part_of_their_set(store):
+    """Tracking looks at as many images as the budget says."""
+    tracked = experiment().original.history[0]["tracked"]
+    assert set(tracked) == {"train retain", "train forget", "test retain"}
+
+
+def test_seeds_there(store):
+    """Seeds are found by their Originals; another forgotten class does not count."""
+    for seed in (0, 3):
+        _ = experiment(seed=seed).original
+    _ = experiment(seed=7, forget_class=5).original
+    assert experiment().seeds_there() == [0, 3]
+
+
+def test_head_cuts_and_renames(digits=None):
+    """A cut collection has another identity, so its models are others."""
+    data = load_data("digits")
+    cut = head(data, 50)
+    assert len(cut.train_y) == len(cut.test_y) == 50 and cut.identity != data.identity
+
+
+def test_every_budget_names_known_methods_and_scenarios():
+    """Each table has both scenarios, at least two Golds, and all thirteen methods of the documents between them."""
+    for table in BUDGETS.values():
+        assert set(table) == {"random", "class"}
+        assert all(part["golds"] >= 2 and set(part["methods"]) <= set(METHODS) for part in table.values())
+        assert set(METHODS) == set(table["random"]["methods"]) | set(table["class"]["methods"])
+    assert len(METHODS) == 14
+    assert set(published.RANDOM) <= set(METHODS) and set(published.CLASS) - {"Original", "Gold"} <= set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("budget", "quik", "did you mean 'quick'"),
+        ("budget", 3, "one of quick, short, published"),
+        ("start", "chained", "did you mean 'chain'"),
+        ("scenarios", ["clas"], "did you mean 'class'"),
+        ("scenarios", [], "a list of random and class"),
+        ("scenarios", 1, "a list of random and class"),
+        ("seed", True, "seed = True: a whole number"),
+        ("seed", -1, "seed = -1: a whole number"),
+        ("seed", 1.5, "seed = 1.5: a whole number"),
+        ("seed", "x", "seed = 'x': a whole number"),
+        ("forget_fraction", float("nan"), "forget_fraction = nan: a number"),
+        ("forget_fraction", "much", "forget_fraction = 'much': a number"),
+        ("forget_fraction", 1.0, "must lie between 0 and 1"),
+        ("forget_class", "zebra", "'zebra' is unknown"),
+        ("data", 5, "data = 5: digits, cifar10 or the path"),
+        ("data", "nowhere", "data 'nowhere' is unknown"),
+    ],
+)
+def test_bad_parameters_are_refused_in_one_line(name, value, message):
+    """The line names the value and what is valid."""
+    parameters = {**PARAMETERS, "scenarios": ["random", "class"], name: value}
+    with pytest.raises(ValueError, match=message) as caught:
+        notebook.open_suite(**parameters)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_that_are_spelt_out_are_taken():
+    """YAML gives `1e-1` as a string; it is the number that it spells."""
+    assert notebook.number("forget_fraction", "1e-1", float) == 0.1
+    assert notebook.number("seed", "2", int) == 2
+
+
+def toy_results(gaps):
+    """A tidy table with these gaps to Gold, `{method: [value of each seed]}`, and a cost of 10 %."""
+    rows = []
+    for method, values in gaps.items():
+        for seed, value in enumerate(values):
+            rows += [("random", seed, method, 1, name, "gap to Gold", value) for name in ("retain", "forget", "test")]
+            rows.append(("random", seed, method, 1, "validation", "gap to Gold", 99.0))
+            rows.append(("random", seed, method, 1, "", "images, % of retraining", 10.0))
+    return pd.DataFrame(rows, columns=["scenario", "seed", "method", "epoch", "set", "metric", "value"])
+
+
+def test_gap_points_have_students_interval():
+    """Three seeds 1, 2, 3: mean 2, half-width t(.975, 2) / sqrt(3) = 4.3027 / 1.7321; validation does not count."""
+    points = notebook.gap_points(toy_results({"Gold 2": [1, 2, 3], "A": [5, 5, 5]})).set_index("method")
+    assert points.gap["Gold 2"] == pytest.approx(2)
+    assert points.high["Gold 2"] == pytest.approx(2 + 4.30265 / np.sqrt(3), abs=1e-4)
+    assert points.low["A"] == points.high["A"] == pytest.approx(5)
+    assert points.cost["A"] == 10
+
+
+def test_the_verdict_is_computed(capsys, monkeypatch):
+    """Nearest, within the floor, no nearer than Original: each from the numbers."""
+    said = []
+    monkeypatch.setattr(notebook, "display", lambda markdown: said.append(markdown.data))
+    notebook.verdict(notebook.gap_points(toy_results({"Original": [4], "Gold 2": [1], "A": [0.5], "B": [6]})))
+    assert "nearest to Gold is **A** with a mean gap of 0.50" in said[0]
+    assert "The floor is 1.00 points; within it: **A**." in said[0]
+    assert "1 of 2 methods end no nearer to Gold" in said[0]
+
+
+def test_published_rows_stand_under_ours(store):
+    """Document B's printed numbers appear as printed, in their columns."""
+    e = experiment()
+    table = notebook.table(e.table(["Gradient ascent"]), "class")
+    row = table.loc["Gradient ascent, published"]
+    assert (row["train forget %"], row["test retain %"], row["JSD to Gold"], row["kit MIA"]) == (
+        "0.0",
+        "11.1",
+        "0.556",
+        "",
+    )
+
+
+def test_the_public_names():
+    """What tests, notebooks and users share."""
+    assert set(helpers.__all__) == {
+        "METHODS", "build_model", "evaluate", "load_data", "make_split", "train", "unlearn",
+    }  # fmt: skip
+    assert all(callable(getattr(helpers, name)) for name in helpers.__all__ if name != "METHODS")
