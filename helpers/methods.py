@@ -241,15 +241,19 @@ def periodic_finetuning(model, split, *, epochs=50, s=1.0, every=10, final=10, l
 
 
 def thawing(model, split, *, epochs=50, thaw=0.3, **settings):
-    """H4 (document A): H3 with the early part (layer1, layer2) frozen for the first `thaw` of its epochs."""
+    """H4 (document A): H3 with the early part (layer1, layer2) frozen for the first `thaw` of its epochs.
+
+    Frozen as in M2: BatchNorm statistics included.
+    """
     for part in early(model):
-        part.requires_grad_(False)
+        part.eval().requires_grad_(False)
     ended = 0
     for happening in periodic_finetuning(model, split, epochs=epochs, **settings):
         yield happening
-        ended += isinstance(happening, EpochEnd)
-        if ended >= thaw * epochs:
-            model.requires_grad_(True)
+        if isinstance(happening, EpochEnd):
+            ended += 1
+            if ended >= thaw * epochs:
+                model.train().requires_grad_(True)
 
 
 METHODS = {  # display name: (function, settings); the signature's defaults are the documents' settings

@@ -61,10 +61,13 @@ def js_distance(logits, other):
 def kit_mia(member_losses, other_losses, seed=0):
     """The starting kit's attack: how well a logistic regression on the loss tells members from others; 0.5 = chance.
 
-    Both sides are cut to the same size at random; accuracy is the mean over 10 stratified splits, as in the kit.
+    Both sides are cut to the same size at random; accuracy is the mean over 10 stratified splits, as in the kit. NaN
+    where a side has fewer than 10 images.
     """
     rng = np.random.default_rng(seed)
     size = min(len(member_losses), len(other_losses))
+    if size < 10:  # a tenth of each side is held out
+        return float("nan")
     sides = [rng.choice(np.asarray(losses, float), size, replace=False) for losses in (member_losses, other_losses)]
     losses, is_member = np.concatenate(sides)[:, None], np.repeat([1, 0], size)
     splits = StratifiedShuffleSplit(n_splits=10, random_state=seed)
@@ -95,9 +98,10 @@ def evaluate(model, split, gold=None):
 def measure(outputs, split, gold_outputs=None):
     """`evaluate` for logits that are already there: `{set: logits}`."""
     labels = {name: batches.y.cpu() for name, batches in split.sets.items()}
-    for name, logits in outputs.items():
-        if not logits.isfinite().all():
-            raise ValueError(f"the predictions on the set '{name}' are not finite: the model has diverged")
+    for model, made in (("the model", outputs), ("Gold", gold_outputs or {})):
+        for name, logits in made.items():
+            if not logits.isfinite().all():
+                raise ValueError(f"the predictions on the set '{name}' are not finite: {model} has diverged")
     accuracies = {name: accuracy(logits, labels[name]) for name, logits in outputs.items()}
     rows = [(name, "accuracy", value) for name, value in accuracies.items()]
     retain, forget = GAP[split.scenario]

@@ -48,7 +48,10 @@ def _timm_model(name, classes, image_size, patch_size, weights):
         if weights != "imagenet":
             settings |= {"pretrained_cfg_overlay": {"file": str(weights)}}
     try:
-        return timm.create_model(name, **settings)
+        model = timm.create_model(name, **settings)
+        if weights and weights != "imagenet" and not model.state_dict().keys() & _names_in(weights):
+            raise RuntimeError("none of the file's tensors belongs to this network")
+        return model
     except (OSError, RuntimeError, SafetensorError) as error:
         if weights == "imagenet" and isinstance(error, OSError):
             reason = (
@@ -57,6 +60,11 @@ def _timm_model(name, classes, image_size, patch_size, weights):
             raise ConnectionError(reason) from error
         reason = shorten(str(error) or type(error).__name__, 200)
         raise ValueError(f"timm model '{name}' with weights '{weights}' could not be built: {reason}") from error
+
+
+def _names_in(file):
+    """The tensor names of a local weights file."""
+    return timm.models.load_state_dict(str(file), weights_only=True).keys()
 
 
 def load_kit_weights(model, weights="kit"):

@@ -50,21 +50,33 @@ def _digest(file):
 
 
 def save(path, settings, tensors, **record):
-    """Write `path.safetensors`, then `path.json` with the settings, the record and the tensors' checksum."""
+    """Write `path.safetensors` and `path.json` with the settings, the record and the tensors' checksum.
+
+    The tensors wait as a draft until the record that names their checksum is in place: a run that is killed in between
+    leaves either the old pair or the new one.
+    """
+    record_file, tensor_file, draft = _files(path)
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    replace_file(path.with_name(path.name + ".safetensors"), lambda file: save_file(tensors, file))
-    checksum = sha256(path.with_name(path.name + ".safetensors"))
-    text = json.dumps({"settings": settings, "sha256": checksum, **record}, indent=1)
-    replace_file(path.with_name(path.name + ".json"), lambda file: file.write_text(text))
+    replace_file(draft, lambda file: save_file(tensors, file))
+    text = json.dumps({"settings": settings, "sha256": sha256(draft), **record}, indent=1)
+    replace_file(record_file, lambda file: file.write_text(text))
+    os.replace(draft, tensor_file)
+
+
+def _files(path):
+    """The record, the tensors and their draft."""
+    return (path.with_name(path.name + ending) for ending in (".json", ".safetensors", ".draft.safetensors"))
 
 
 def load_record(path, settings):
     """The record saved at `path` if its settings are these and the tensors are intact, else None; says why not."""
-    record_file, tensor_file = path.with_name(path.name + ".json"), path.with_name(path.name + ".safetensors")
+    record_file, tensor_file, draft = _files(path)
     if not record_file.exists():
         return None
     try:
         record = json.loads(record_file.read_text())
+        if draft.exists() and record["sha256"] == sha256(draft):
+            os.replace(draft, tensor_file)
         if record["settings"] != json.loads(json.dumps(settings)):
             problem = "was made with other settings"
         elif record["sha256"] != sha256(tensor_file):

@@ -79,6 +79,12 @@ class Phase:
         return kind, torch.optim.lr_scheduler.LambdaLR(kind, self.factor)
 
 
+def check_finite(loss, what):
+    """Raise `Diverged` for an infinite or NaN loss; one that is on a GPU is not waited for, its epoch's mean is."""
+    if not (isinstance(loss, torch.Tensor) and loss.is_cuda) and not math.isfinite(loss):
+        raise Diverged(f"{what}: the loss is {float(loss)}")
+
+
 def descend(loss, optimizer, scheduler):
     """One gradient step down `loss`."""
     optimizer.zero_grad()
@@ -129,11 +135,11 @@ def train(
         for x, y in batches:
             with autocast(device):
                 loss = cross_entropy(model(x), y)
+            check_finite(loss, f"training diverged in epoch {epoch + 1} of {epochs}")
             descend(loss, optimizer, scheduler)
             total += loss.detach()
         mean_loss = total.item() / len(batches)
-        if not math.isfinite(mean_loss):
-            raise Diverged(f"training diverged in epoch {epoch + 1} of {epochs}: the mean loss is {mean_loss}")
+        check_finite(mean_loss, f"training diverged in epoch {epoch + 1} of {epochs}")
         cost = {"seconds": clock() - started, "steps": (epoch + 1) * len(batches), "images": batches.seen["images"]}
         history.append({"epoch": epoch + 1, "loss": mean_loss, **cost})
         if track:
@@ -233,16 +239,15 @@ def unlearn(
         elif isinstance(happening, EpochEnd):
             mean_loss = torch.stack(losses).mean().item() if losses else float("nan")
             cost["seconds"] += time.perf_counter() - started
-            if losses and not math.isfinite(mean_loss):
-                raise Diverged(
-                    f"{function.__name__} diverged in epoch {len(history) + 1}: the mean loss is {mean_loss}"
-                )
+            if losses:
+                check_finite(mean_loss, f"{function.__name__} diverged in epoch {len(history) + 1}")
             history.append({"epoch": len(history) + 1, "loss": mean_loss, **(happening.notes or {}),
                             **(track(model) if track else {})})  # fmt: skip
             if progress:
                 progress(f"epoch {len(history)}  loss {mean_loss:.3f}")
             losses, started = [], time.perf_counter()
         else:
+            check_finite(happening, f"{function.__name__} diverged in epoch {len(history) + 1}")
             descend(happening, optimizer, scheduler)
             losses.append(happening.detach())
             cost["steps"] += 1

@@ -1,0 +1,172 @@
+"""Files under `runs/`."""
+
+import errno
+import json
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from helpers import runs
+
+SETTINGS = {"lr": 0.1, "layers": (1, 2), "name": "M1"}
+
+
+@pytest.fixture
+def path(runs_folder):
+    return runs_folder / "models" / "m1"
+
+
+@pytest.fixture
+def saved(path):
+    """What a first call has saved at `path`."""
+    tensors = {"w": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(7)}
+    runs.save(path, SETTINGS, tensors, history=[{"loss": 0.1 + 0.2}])
+    return tensors
+
+
+def files(path):
+    return {file.name: file.read_bytes() for file in path.parent.iterdir()}
+
+
+def test_key_ignores_order_and_sees_every_value():
+    assert runs.key({"a": 1, "b": 2}) == runs.key({"b": 2, "a": 1})
+    keys = [runs.key({"lr": lr, "epochs": epochs}) for lr, epochs in ((0.1, 1), (0.2, 1), (0.1, 2))]
+    assert len(set(keys)) == 3 and all(len(key) == 12 and int(key, 16) >= 0 for key in keys)
+
+
+def test_what_is_saved_is_loaded(path, saved):
+    tensors, record = runs.load(path, SETTINGS)
+    assert tensors.keys() == saved.keys() and all(torch.equal(tensors[name], saved[name]) for name in saved)
+    assert record["history"] == [{"loss": 0.1 + 0.2}]
+    assert files(path).keys() == {"m1.json", "m1.safetensors"}
+
+
+def test_nothing_there_is_no_complaint(path, capsys):
+    assert runs.load(path, SETTINGS) is None and capsys.readouterr().out == ""
+
+
+def test_transposed_tensors_are_saved(path):
+    weight = torch.arange(6.0).reshape(2, 3).T
+    runs.save(path, SETTINGS, {"w": weight})
+    assert torch.equal(runs.load(path, SETTINGS)[0]["w"], weight)
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:-4])
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+def missing(file):
+    file.unlink()
+
+
+def not_json(file):
+    file.write_text("{")
+
+
+def other_json(file):
+    file.write_text("[1, 2]")
+
+
+def not_text(file):
+    file.write_bytes(b"\xff\xfe\x00")
+
+
+@pytest.mark.parametrize(
+    "file, damage",
+    [("m1.safetensors", damage) for damage in (truncate, empty, missing)]
+    + [("m1.json", damage) for damage in (empty, not_json, other_json, not_text)],
+)
+def test_damage_is_told_in_one_line_and_nothing_loaded(path, saved, capsys, file, damage):
+    damage(path.parent / file)
+    assert runs.load(path, SETTINGS) is None
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("m1 ")
+
+
+def test_a_flipped_bit_is_told_and_nothing_loaded(path, saved, capsys, flip_byte):
+    flip_byte(path.parent / "m1.safetensors")
+    assert runs.load(path, SETTINGS) is None
+    assert capsys.readouterr().out == "m1 does not match its checksum: making it again\n"
+
+
+def test_other_settings_are_told_and_nothing_loaded(path, saved, capsys):
+    assert runs.load(path, {**SETTINGS, "lr": 0.2}) is None
+    assert capsys.readouterr().out == "m1 was made with other settings: making it again\n"
+
+
+def half_written(error):
+    """A `save_file` that writes a few bytes, then fails."""
+
+    def save(tensors, file):
+        file.write_bytes(b"half")
+        raise error
+
+    return save
+
+
+ERRORS = [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device")]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["OSError", "SafetensorError"])
+def test_a_full_disk_leaves_the_old_file_and_names_the_path(path, saved, monkeypatch, error):
+    before = files(path)
+    monkeypatch.setattr(runs, "save_file", half_written(error))
+    with pytest.raises(OSError, match=r"runs/models/m1.draft.safetensors: .*No space left"):
+        runs.save(path, SETTINGS, {"w": torch.zeros(3)})
+    assert files(path) == before and runs.load(path, SETTINGS)
+
+
+def test_an_interrupt_leaves_the_old_file(path, saved, monkeypatch):
+    before = files(path)
+    monkeypatch.setattr(runs, "save_file", half_written(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        runs.save(path, SETTINGS, {"w": torch.zeros(3)})
+    assert files(path) == before
+
+
+def test_a_save_cut_between_its_two_files_leaves_the_old_pair(path, saved, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(value, **options):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "dumps", killed)
+        with pytest.raises(Killed):
+            runs.save(path, SETTINGS, {"w": torch.zeros(3)})
+    tensors, _ = runs.load(path, SETTINGS)
+    assert torch.equal(tensors["w"], saved["w"])
+
+
+def test_a_path_outside_runs_can_be_named_too(runs_folder, tmp_path):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"figures/1.png: No space left"):
+        runs.replace_file(tmp_path.parent / "figures" / "1.png", full)
+
+
+def test_remember_makes_a_thing_once(path):
+    made = []
+
+    def make():
+        made.append(1)
+        return {"w": torch.ones(2)}
+
+    for _ in range(2):
+        assert torch.equal(runs.remember(path, SETTINGS, make)["w"], torch.ones(2))
+    assert len(made) == 1
+    runs.remember(path, {"lr": 0.2}, make)
+    assert len(made) == 2
+
+
+def test_tensors_are_plain_safetensors(path, saved):
+    save_file(saved, path.parent / "again.safetensors")
+    assert (path.parent / "again.safetensors").read_bytes() == (path.parent / "m1.safetensors").read_bytes()

@@ -1,0 +1,458 @@
+"""run_all.sh and workflow/, on tiny notebooks in a copy of the repository whose `helpers` need no torch."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from execute import parameter_problem
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from save import save_outputs
+from wording import duration, title, unknown
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 600  # seconds; enough on a machine that is busy with other things
+PARAMETERS = """data = "digits"
+budget = "quick"
+scenarios = ["random", "class"]
+forget_class = None
+forget_fraction = 0.1
+start = "fresh"
+"""
+HELPERS = {
+    "__init__.py": "from .data import load_data\n",
+    "data.py": """
+from types import SimpleNamespace
+
+def load_data(source):
+    if source != "digits":
+        raise ValueError(f"data '{source}' is unknown:\\n digits")
+    return SimpleNamespace(name="digits", title="digits", identity="0", classes=("0", "1"))
+
+def class_number(data, name):
+    if name not in (None, *data.classes):
+        raise ValueError(f"forget_class '{name}' is unknown")
+""",
+    "training.py": "def pick_device():\n    return 'cpu'\n",
+}
+
+
+def write_notebook(path, *cells, seed=True):
+    """A notebook whose first code cell holds the parameters."""
+    parameters = new_code_cell(PARAMETERS + "seed = 0" * seed, metadata={"tags": ["parameters"]})
+    cells = [new_markdown_cell("# Title"), parameters, *map(new_code_cell, cells)]
+    for number, cell in enumerate(cells):
+        cell.id = f"cell{number}"
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(new_notebook(cells=cells), path)
+
+
+def make_repository(folder, numbers):
+    """The workflow with notebooks that write their number into order.txt, then fail or wait if a file says so."""
+    shutil.copytree(ROOT / "workflow", folder / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "helpers").mkdir()
+    for name, text in HELPERS.items():
+        (folder / "helpers" / name).write_text(text)
+    for number in numbers:
+        code = f"""import os, time
+with open("../order.txt", "a") as file:
+    print("{number}", file=file)
+if os.path.exists("../fail{number}"):
+    raise ValueError("too bad")
+while os.path.exists("../wait{number}"):
+    time.sleep(0.1)
+with open("../pid", "w") as file:
+    print(os.getpid(), file=file)
+"""
+        write_notebook(folder / f"notebooks/{number}_some_words.ipynb", code, "print(budget)", seed=number != "10")
+    return folder
+
+
+def suite(repository, *options):
+    command = [sys.executable, "workflow/suite.py", *options]
+    return subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=PATIENCE)
+
+
+@contextmanager
+def running_suite(repository, *options):
+    """A suite that has come to its first notebook, with the processes that it started."""
+    command = [sys.executable, "workflow/suite.py", *options]
+    process = subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        wait_until((repository / "order.txt").exists)
+        yield process, psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_until(condition, seconds=PATIENCE):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def order(repository):
+    """The notebooks that ran since the last call."""
+    file = repository / "order.txt"
+    numbers = file.read_text().split() if file.exists() else []
+    file.unlink(missing_ok=True)
+    return numbers
+
+
+# Wording
+
+
+def test_wording():
+    assert [duration(seconds) for seconds in (0.4, 59.4, 59.6, 3599.6, 3900)] == [
+        "0 s",
+        "59 s",
+        "1 min 0 s",
+        "1 h 0 min",
+        "1 h 5 min",
+    ]
+    assert title("notebooks/03_fine-tuning_it.ipynb", 4) == "03 fine-tuning it (seed 4)"
+    assert title("notebooks/10_all.ipynb") == "10 all"
+    assert unknown("quik", ["quick", "short"]) == "'quik' is unknown: one of quick, short; did you mean quick?"
+    assert "did you mean" not in unknown("zzz", ["quick", "short"])
+
+
+# run_all.sh, with a stand-in for .venv/bin/python that notes how it is called
+
+
+@pytest.fixture
+def shell(tmp_path):
+    folder = tmp_path / "a folder"
+    (folder / ".venv/bin").mkdir(parents=True)
+    (folder / "workflow").mkdir()
+    for name in ("run_all.sh", "requirements.txt", "pyproject.toml", "workflow/suite.py", "workflow/wording.py"):
+        shutil.copy(ROOT / name, folder / name)
+    python = folder / ".venv/bin/python"
+    python.write_text("""#!/bin/sh
+cd "$(dirname "$0")/../.."
+echo "$*" >>calls
+if [ -e fails ] && echo "$*" | grep -q -e "$(cat fails)"; then echo "no luck"; exit 7; fi
+""")
+    python.chmod(0o755)
+    return folder
+
+
+def run_all(folder, *options):
+    command = [folder / "run_all.sh", *options]
+    return subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def calls(folder):
+    lines = (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []
+    (folder / "calls").unlink(missing_ok=True)
+    return lines
+
+
+def test_help_needs_no_set_up(shell):
+    shutil.rmtree(shell / ".venv")
+    answer = run_all(shell, "--help")
+    assert answer.returncode == 0 and "--forget-fraction" in answer.stdout
+    assert not (shell / ".venv").exists()
+
+
+def test_set_up_happens_once_and_again_when_requirements_change(shell):
+    first = run_all(shell, "--seeds", "0")
+    assert first.returncode == 0 and "Setting up" in first.stdout
+    pip, started = calls(shell)
+    assert "-r requirements.txt" in pip and started.endswith("workflow/suite.py --seeds 0")
+    assert "Setting up" not in run_all(shell).stdout and len(calls(shell)) == 1
+    (shell / "requirements.txt").write_text("other")
+    assert "Setting up" in run_all(shell).stdout
+
+
+def test_failed_set_up_is_told_and_tried_again(shell):
+    (shell / "fails").write_text("-m pip")
+    for _ in range(2):
+        answer = run_all(shell)
+        assert answer.returncode != 0 and "no luck" in answer.stderr
+        assert len(calls(shell)) == 1
+    (shell / "fails").unlink()
+    assert run_all(shell).returncode == 0 and len(calls(shell)) == 2
+
+
+@pytest.mark.parametrize(("failing", "reached"), [("check .", 1), ("format --check", 2), ("pytest -k data", 3)])
+def test_checks_stop_at_the_first_that_fails(shell, failing, reached):
+    run_all(shell)
+    calls(shell)
+    (shell / "fails").write_text(failing)
+    assert run_all(shell, "test", "-k", "data").returncode == 7
+    assert len(calls(shell)) == reached
+    (shell / "fails").unlink()
+    assert run_all(shell, "test", "-k", "data").returncode == 0
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--budgt quick", "'--budgt' is unknown: one of --help, "),
+        ("--budgt quick", "did you mean --budget?"),
+        ("tset", "did you mean test?"),
+        ("--budget quik", "'quik' is unknown: one of quick, short, published, smoke; did you mean quick?"),
+        ("--scenario random clas", "did you mean class?"),
+        ("--start chian", "did you mean chain?"),
+        ("--only 3 4 12", "'12' is unknown: one of 03, 04, 10"),
+        ("--seeds", "expected at least one argument"),
+        ("--seeds 0 -1", "'-1' is not a whole number"),
+        ("--seeds 1.5", "'1.5' is not a whole number"),
+        ("--seeds 99999999999999999999", "is not a whole number from 0 to"),
+        ("--forget-fraction 0", "'0' is not a number between 0 and 1"),
+        ("--forget-fraction 1", "'1' is not a number between 0 and 1"),
+        ("--forget-fraction nan", "'nan' is not a number between 0 and 1"),
+        ("--forget-fraction half", "'half' is not a number between 0 and 1"),
+        ("--jobs 0", "'0' is not a whole number from 1"),
+        ("--data nowhere", "data 'nowhere' is unknown: digits"),
+        ("--forget-class 7", "forget_class '7' is unknown"),
+    ],
+)
+def test_bad_option_is_refused_in_one_line(quiet_repository, options, message):
+    answer = suite(quiet_repository, *options.split())
+    assert answer.returncode == 2 and answer.stdout == ""
+    assert answer.stderr.count("\n") == 1 and answer.stderr.startswith("run_all.sh: ") and message in answer.stderr
+    assert not (quiet_repository / "runs").exists()
+
+
+@pytest.fixture(scope="module")
+def quiet_repository(tmp_path_factory):
+    return make_repository(tmp_path_factory.mktemp("quiet"), ["03", "04", "10"])
+
+
+def test_folder_that_cannot_be_written_is_named_before_anything_runs(tmp_path):
+    make_repository(tmp_path, ["03"])
+    (tmp_path / "figures").write_text("a file")
+    answer = suite(tmp_path)
+    assert answer.returncode == 2 and "cannot write to figures/" in answer.stderr
+    assert order(tmp_path) == []
+
+
+# One notebook
+
+
+def execute(folder, *cells, parameters=None, attempt=1):
+    if cells:
+        write_notebook(folder / "notebooks/03_some_words.ipynb", *cells)
+    command = [
+        sys.executable,
+        ROOT / "workflow/execute.py",
+        "notebooks/03_some_words.ipynb",
+        "--executed",
+        "runs/03.ipynb",
+    ]
+    command += ["--result", "runs/03.json", "--attempt", str(attempt)]
+    command += ["--parameters", json.dumps({"seed": 5} if parameters is None else parameters)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def test_success_leaves_notebook_and_result(tmp_path):
+    answer = execute(tmp_path, "import os\nprint(seed, forget_class, os.path.basename(os.getcwd()))")
+    assert answer.returncode == 0, answer.stderr
+    started, done = answer.stdout.splitlines()
+    assert started == "03 some words (seed 5)  started" and done.startswith("03 some words (seed 5)  done in ")
+    result = json.loads((tmp_path / "runs/03.json").read_text())
+    assert result["notebook"] == "03_some_words.ipynb" and result["parameters"] == {"seed": 5} and result["seconds"] > 0
+    assert nbformat.read(tmp_path / "runs/03.ipynb", 4).cells[-1].outputs[0].text == "5 None notebooks\n"
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["03.ipynb", "03.json"]
+
+
+def test_failing_cell_keeps_its_traceback_and_is_not_tried_again(tmp_path):
+    answer = execute(tmp_path, "a = 1\n" * 8 + "1 / 0", "print('never')")
+    assert answer.returncode == 1
+    assert "ZeroDivisionError: division by zero" in answer.stdout and answer.stdout.count("a = 1") == 5
+    assert not (tmp_path / "runs/03.json").exists()
+    outputs = [
+        output for cell in nbformat.read(tmp_path / "runs/03.ipynb", 4).cells for output in cell.get("outputs", [])
+    ]
+    assert [output.ename for output in outputs] == ["ZeroDivisionError"] and outputs[0].traceback
+    again = execute(tmp_path, attempt=2)
+    assert again.returncode == 1 and again.stdout == ""
+
+
+def test_dead_kernel_is_tried_again(tmp_path):
+    cell = """import os, signal
+if not os.path.exists("../died"):
+    open("../died", "w").close()
+    os.kill(os.getpid(), signal.SIGKILL)"""
+    first = execute(tmp_path, cell, "print(1)")
+    assert first.returncode == 1 and "kernel died" in first.stdout and "once more" in first.stdout
+    assert not (tmp_path / "runs/03.json").exists()
+    assert execute(tmp_path, attempt=2).returncode == 0
+    assert (tmp_path / "runs/03.json").exists()
+
+
+def test_notebook_that_leaves_early_is_no_success(tmp_path):
+    answer = execute(tmp_path, "import sys\nsys.exit(0)", "print('never')")
+    assert answer.returncode == 1 and "stopped before its last cell" in answer.stdout
+    assert not (tmp_path / "runs/03.json").exists()
+
+
+def test_unknown_parameter_is_refused(tmp_path):
+    answer = execute(tmp_path, "open('../ran', 'w')", parameters={"buget": "quick"})
+    assert answer.returncode == 1 and "'buget' is unknown" in answer.stdout and "did you mean budget?" in answer.stdout
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "runs/03.json").exists()
+
+
+def test_only_the_tagged_cell_declares_parameters():
+    tagged = new_code_cell("a, b = 1, 2\nc: int = 3\nd = e = 4\nprint(d)", metadata={"tags": ["parameters"]})
+    notebook = new_notebook(cells=[tagged, new_code_cell("f = 5")])
+    assert parameter_problem(notebook, {"c": 0, "d": 0, "e": 0}) == ""
+    assert "'f'" in parameter_problem(notebook, {"f": 0})
+    assert "'d=1;x'" in parameter_problem(notebook, {"d=1;x": 0})
+
+
+# The graph
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    """A run in which 03 fails, the same command after a repair, and what follows; with what ran each time."""
+    repository = make_repository(tmp_path_factory.mktemp("story") / "with space", ["01", "02", "03", "04", "10"])
+    answers = {}
+
+    def tell(chapter, *options):
+        answers[chapter] = (suite(repository, *options), order(repository))
+
+    (repository / "fail03").touch()
+    tell("broken")
+    (repository / "fail03").unlink()
+    tell("plan", "--dry-run")
+    tell("repaired", "--save")
+    saved = {path.name: path.read_bytes() for path in repository.glob("notebooks/*")}
+    tell("same again")
+    (repository / "runs/suite/digits-quick/seed0/04.json").unlink()
+    tell("04 anew", "--save", "--only", "4")
+    answers["saved"] = saved, {path.name: path.read_bytes() for path in repository.glob("notebooks/*")}
+    tell("other settings", "--only", "04", "--forget-fraction", "0.2", "--dry-run")
+    (repository / "helpers/data.py").write_text(HELPERS["data.py"] + "# changed\n")
+    tell("other helpers", "--only", "03", "04", "--dry-run")
+    return repository, answers
+
+
+def test_failure_is_told_and_the_rest_finishes(story):
+    answer, ran = story[1]["broken"]
+    assert answer.returncode == 1 and answer.stderr == ""
+    assert ran[:2] == ["01", "02"] and sorted(ran[2:]) == ["03", "04"]
+    assert "03 some words (seed 0)  FAILED" in answer.stdout and "    ValueError: too bad" in answer.stdout
+    assert "Not run: 10 some words\n" in answer.stdout and "seed0/03.ipynb" in answer.stdout
+    assert "04 some words (seed 0)  done in " in answer.stdout and "rule" not in answer.stdout
+
+
+def test_same_command_does_only_what_is_left(story):
+    answer, ran = story[1]["plan"]
+    assert ran == [] and "Would run: 03 some words (seed 0), 10 some words\n" in answer.stdout
+    answer, ran = story[1]["repaired"]
+    assert answer.returncode == 0 and ran == ["03", "10"] and "All done in " in answer.stdout
+    answer, ran = story[1]["same again"]  # also shows that saved outputs are no reason to run a notebook again
+    assert answer.returncode == 0 and ran == [] and "Nothing to do" in answer.stdout
+
+
+def test_results_hold_the_parameters(story):
+    folder = story[0] / "runs/suite/digits-quick"
+    settings = {"data": "digits", "budget": "quick", "scenarios": ["random", "class"], "start": "fresh"}
+    settings |= {"forget_class": None, "forget_fraction": 0.1}
+    assert json.loads((folder / "10.json").read_text())["parameters"] == settings
+    assert json.loads((folder / "seed0/01.json").read_text())["parameters"] == settings | {"seed": 0}
+
+
+def test_changed_settings_or_helpers_are_noticed(story):
+    assert "Would run: 04 some words (seed 0)\n" in story[1]["other settings"][0].stdout
+    assert "Would run: 03 some words (seed 0), 04 some words (seed 0)\n" in story[1]["other helpers"][0].stdout
+
+
+def test_saved_notebooks_repeat_byte_for_byte(story):
+    answer, ran = story[1]["04 anew"]
+    assert answer.returncode == 0 and ran == ["04"] and "Saved the outputs of 1 notebooks" in answer.stdout
+    before, after = story[1]["saved"]
+    assert before == after
+    notebook = nbformat.reads(after["04_some_words.ipynb"].decode(), 4)
+    assert [cell.id for cell in notebook.cells] == ["cell0", "cell1", "cell2", "cell3"]
+    assert notebook.cells[-1].outputs[0].text == "quick\n"
+
+
+def test_interrupted_or_killed_run_leaves_nothing_behind_and_resumes(tmp_path):
+    make_repository(tmp_path, ["03"])
+    for number in (signal.SIGINT, signal.SIGKILL):
+        (tmp_path / "wait03").touch()
+        with running_suite(tmp_path) as (process, children):
+            assert len(children) >= 3  # Snakemake, the executor, the kernel
+            second = suite(tmp_path, "--budget", "short")
+            assert second.returncode == 2 and f"another run (process {process.pid})" in second.stderr
+            process.send_signal(number)
+            output = process.communicate(timeout=PATIENCE)[0]
+            assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+            assert ("the same command goes on" in output) == (number == signal.SIGINT)
+            assert not psutil.wait_procs(children, timeout=PATIENCE)[1]
+        assert order(tmp_path) == ["03"]
+    (tmp_path / "wait03").unlink()
+    assert suite(tmp_path).returncode == 0 and order(tmp_path) == ["03"]
+
+
+# Saved outputs
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A notebook and a function that writes its execution with the given outputs in the last cell."""
+    path, executed = tmp_path / "notebooks/03_some_words.ipynb", tmp_path / "executed.ipynb"
+    write_notebook(path, "print(1)")
+
+    def run(*outputs, count=1, source=None):
+        notebook = nbformat.read(path, 4)
+        notebook.cells.insert(2, new_code_cell("seed = 7", metadata={"tags": ["injected-parameters"]}))
+        notebook.metadata["papermill"] = {"duration": count}
+        notebook.cells[-1].update(outputs=list(outputs), execution_count=count, source=source or "print(1)")
+        notebook.cells[-1].metadata["papermill"] = {"duration": count}
+        nbformat.write(notebook, executed)
+        save_outputs([(path, executed)])
+        return path.read_text()
+
+    return run
+
+
+def stream(text, name="stdout"):
+    return new_output("stream", name=name, text=text)
+
+
+def result(text, count):
+    return new_output("execute_result", data={"text/plain": text}, execution_count=count)
+
+
+def test_saving_keeps_outputs_and_drops_what_varies(pair):
+    widget = new_output("display_data", data={"application/vnd.jupyter.widget-view+json": {}, "text/plain": "Slider()"})
+    first = pair(stream("a\n"), stream("b\n"), stream("c", "stderr"), widget, result("2", 1))
+    assert first == pair(stream("a\nb\n"), stream("c", "stderr"), result("2", 8), count=8)
+    notebook = nbformat.reads(first, 4)
+    assert [cell.source for cell in notebook.cells][2:] == ["print(1)"]
+    assert [output.get("text") for output in notebook.cells[-1].outputs] == ["a\nb\n", "c", None]
+    assert "papermill" not in first and "injected" not in first
+
+
+@pytest.mark.parametrize(
+    "text", [f"saved {ROOT}/figures", f"{Path.home()}/photos", "/tmp/ipykernel_12/3.py:1: UserWarning"]
+)
+def test_paths_of_this_machine_are_refused(pair, text):
+    before = pair(stream("good\n"))
+    for output in (stream(text), new_output("display_data", data={"text/html": f"<b>{text}</b>"})):
+        with pytest.raises(ValueError, match="holds on this machine only"):
+            pair(output)
+    assert pair(stream("good\n")) == before
+    assert pair(new_output("display_data", data={"image/png": text}))
+
+
+def test_notebook_edited_after_its_run_is_not_saved(pair):
+    with pytest.raises(ValueError, match="edited after it ran"):
+        pair(source="print(2)")

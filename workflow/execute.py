@@ -1,0 +1,155 @@
+"""Execute one notebook with papermill. Its result file appears only if every cell ran; a failed notebook is kept.
+
+The Snakefile runs this. A cell that raises would raise again, so a second attempt is made only after a dead kernel.
+"""
+
+import argparse
+import ast
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # this environment's kernel, whatever else is installed
+
+import nbformat
+import papermill
+import psutil
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from wording import duration, title, unknown
+
+ATTEMPTS = 2
+SECONDS_BETWEEN_LINES = 15
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("--parameters", type=json.loads, required=True, help="a JSON object")
+    parser.add_argument("--executed", type=Path, required=True, help="where the executed notebook goes")
+    parser.add_argument("--result", type=Path, required=True, help="the JSON file written after the last cell")
+    parser.add_argument("--attempt", type=int, default=ATTEMPTS)
+    options = parser.parse_args()
+    name = title(options.notebook, options.parameters.get("seed"))
+    failed = options.result.with_suffix(".failed")
+    if options.attempt == 1:
+        failed.unlink(missing_ok=True)
+    elif failed.exists():
+        return 1
+
+    say(name, "started" if options.attempt == 1 else "started again")
+    start = time.monotonic()
+    problem, again = execute(name, options)
+    seconds = time.monotonic() - start
+    if problem and again and options.attempt < ATTEMPTS:
+        say(name, f"{problem.strip()}; trying once more")
+    elif problem:
+        say(name, f"FAILED after {duration(seconds)}\n{problem}")
+        replace_text(failed, problem)
+    else:
+        say(name, f"done in {duration(seconds)}")
+        result = {"notebook": options.notebook.name, "parameters": options.parameters, "seconds": round(seconds, 1)}
+        replace_text(options.result, json.dumps(result, indent=1))
+    return 1 if problem else 0
+
+
+def execute(name, options):
+    """Run the notebook to `options.executed`; return what went wrong, if anything, and whether a retry may help."""
+    if problem := parameter_problem(nbformat.read(options.notebook, 4), options.parameters):
+        return f"    {problem}", False
+    options.executed.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = options.executed.with_name(f".{options.executed.name}")
+    unfinished.unlink(missing_ok=True)
+    progress = unfinished.with_suffix(".progress").resolve()  # papermill changes the working directory
+    progress.write_text("")
+    os.environ["UNLEARNING_PROGRESS"] = str(progress)
+    ended = threading.Event()
+    threading.Thread(target=watch, args=(name, progress, ended), daemon=True).start()
+    try:
+        executed = papermill.execute_notebook(
+            options.notebook,
+            unfinished,
+            options.parameters,
+            kernel_name="python3",
+            language="python",
+            cwd=options.notebook.parent,
+            start_timeout=300,
+            progress_bar=False,
+        )
+        not_run = [cell for cell in executed.cells if is_code(cell) and cell.execution_count is None]
+        return ("    it stopped before its last cell", False) if not_run else (None, False)
+    except PapermillExecutionError as error:
+        return explain(error), False
+    except DeadKernelError:
+        return "    its kernel died (out of memory?)", True
+    except (OSError, RuntimeError) as error:  # a full disk, a kernel that does not start
+        unfinished.unlink(missing_ok=True)
+        return f"    {type(error).__name__}: {error} ({options.executed})", True
+    finally:
+        ended.set()
+        progress.unlink(missing_ok=True)
+        if unfinished.exists():
+            os.replace(unfinished, options.executed)
+
+
+def is_code(cell):
+    return cell.cell_type == "code" and cell.source.strip() != ""
+
+
+def parameter_problem(notebook, parameters):
+    """What is wrong with the names of `parameters`: the cell tagged `parameters` must assign each of them."""
+    tagged = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    names = {
+        target.id
+        for statement in ast.parse("\n".join(tagged)).body
+        for target in getattr(statement, "targets", [getattr(statement, "target", None)])
+        if isinstance(target, ast.Name)
+    }
+    problems = [f"parameter {unknown(name, sorted(names))}" for name in parameters if name not in names]
+    return "; ".join(problems)
+
+
+def explain(error, lines=5):
+    """The first lines of the cell that raised, and the error's message."""
+    source = error.source.strip().splitlines()
+    shown = source[:lines] + ["..."] * (len(source) > lines)
+    return "\n".join(["    in the cell", *(f"        {line}" for line in shown), f"    {error.ename}: {error.evalue}"])
+
+
+def watch(name, progress, ended):
+    """Until `ended`, say the newest line of the file `progress` now and then; leave with the suite if it is killed."""
+    driver = int(os.environ.get("UNLEARNING_DRIVER", 0))
+    belongs_to_driver = driver in ancestors()
+    said, when = None, time.monotonic()
+    while not ended.wait(1):
+        if belongs_to_driver and driver not in ancestors():
+            os.killpg(0, signal.SIGKILL)
+        lines = progress.read_text(encoding="utf-8", errors="replace").splitlines()
+        if lines and lines[-1] != said and time.monotonic() - when > SECONDS_BETWEEN_LINES:
+            said, when = lines[-1], time.monotonic()
+            say(name, said)
+
+
+def ancestors():
+    return [process.pid for process in psutil.Process().parents()]
+
+
+def say(name, text):
+    """One line (or paragraph) on standard output, in one piece even while other notebooks speak."""
+    sys.stdout.write(f"{name}  {text}\n")
+    sys.stdout.flush()
+
+
+def replace_text(path, text):
+    """Write `path` such that no reader ever sees half of it."""
+    unfinished = path.with_name(f".{path.name}.part")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

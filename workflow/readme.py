@@ -1,0 +1,61 @@
+"""Put the result tables into README.md, from the committed results.csv: `.venv/bin/python workflow/readme.py`."""
+
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+from execute import replace_text
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from helpers.notebook import gap_points, summary, text  # noqa: E402
+from helpers.published import PUBLISHED  # noqa: E402
+
+RESULTS = ROOT / "figures" / "cifar10" / "results.csv"
+COLUMNS = {
+    "random": {name: (name, "accuracy", 1) for name in ("retain", "forget", "validation", "test")},
+    "class": {
+        "train forget": ("train forget", "accuracy", 1),
+        "test retain": ("test retain", "accuracy", 1),
+        "entropy": ("test forget", "entropy", 2),
+        "JSD to Gold": ("test forget", "JSD to Gold", 3),
+    },
+}
+
+
+def tables(results):
+    """`{scenario: Markdown table}`: ours, the published value in brackets, gap and cost."""
+    return {scenario: table(results, scenario) for scenario in dict.fromkeys(results.scenario)}
+
+
+def table(results, scenario):
+    """One scenario's Markdown table."""
+    stats = summary(results[results.scenario == scenario]).set_index(["method", "set", "metric"])
+    points = gap_points(results[results.scenario == scenario]).set_index("method")
+    headings = ["", *COLUMNS[scenario], "gap to Gold", "% of retraining"]
+    lines = [" | ".join(headings), " | ".join(["---", *["---:"] * (len(headings) - 1)])]
+    for method in points.index:
+        published = PUBLISHED[scenario].get(method, {})
+        cells = [method]
+        for heading, (name, metric, digits) in COLUMNS[scenario].items():
+            own = text(stats["mean"][method, name, metric], stats["half"][method, name, metric], digits)
+            cells.append(own + (f" ({published[heading]:.{digits}f})" if heading in published else ""))
+        lines.append(" | ".join([*cells, f"{points.gap[method]:.2f}", f"{points.cost[method]:.0f}"]))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def with_tables(readme, results):
+    """The text of README.md with fresh tables between its markers."""
+    for scenario, markdown in tables(results).items():
+        pattern = rf"(<!-- table {scenario} -->\n).*?(\n<!-- end -->)"
+        if not re.search(pattern, readme, re.S):
+            raise ValueError(f"README.md has no marker <!-- table {scenario} -->")
+        readme = re.sub(pattern, lambda found, new=markdown: found[1] + new + found[2], readme, flags=re.S)
+    return readme
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    replace_text(readme, with_tables(readme.read_text(encoding="utf-8"), pd.read_csv(RESULTS, keep_default_na=False)))
