@@ -181,15 +181,15 @@ def findings(results):
         test = "test" if scenario == "random" else "test retain"
         here = stats[scenario]
         own, gold = here[method, forget, "accuracy"], here["Gold", forget, "accuracy"]
-        away = (
-            f"{abs(own - gold):.1f} points {'above' if own > gold else 'below'}" if round(own - gold, 1) else "equal to"
-        )
+        side = "above" if own > gold else "below"
+        away = f"{abs(own - gold):.1f} points {side}" if round(own - gold, 1) else "equal to"
         floor = here.get(("Gold 2", forget, "gap to Gold"))
         versus = "" if floor is None else f" (a second Gold lies {floor:.1f} away)"
         lines.append(
-            f"- {scenario}, **{method}**: accuracy on the forgotten images {own:.1f} %, {away} Gold's {gold:.1f} %{versus}; "
-            f"{test} accuracy {here[method, test, 'accuracy']:.1f} % (Gold {here['Gold', test, 'accuracy']:.1f} %), at "
-            f"{here[method, '', 'images, % of retraining']:.1f} % of the images that retraining saw."
+            f"- {scenario}, **{method}**: accuracy on the forgotten images {own:.1f} %, {away} Gold's {gold:.1f} %"
+            f"{versus}; {test} accuracy {here[method, test, 'accuracy']:.1f} % (Gold "
+            f"{here['Gold', test, 'accuracy']:.1f} %), at {here[method, '', 'images, % of retraining']:.1f} % of the "
+            "images that retraining saw."
         )
     display(Markdown("\n".join(lines)))
 
