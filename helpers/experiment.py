@@ -199,7 +199,7 @@ class Experiment:
             model, history, cost = make()
             runs.save(path, settings, model.state_dict(), name=name, history=history, cost=cost, machine=self.machine)
             for leftover in path.parent.glob(f"{path.name}.partial*"):
-                leftover.unlink()
+                leftover.unlink(missing_ok=True)
             record = runs.load_record(path, settings)
 
         def load_model():
