@@ -4,6 +4,7 @@ from .data import load_data, make_split
 from .methods import METHODS
 from .metrics import evaluate
 from .models import build_model
-from .training import train, unlearn
+from .training import train
+from .unlearning import unlearn
 
 __all__ = ["METHODS", "build_model", "evaluate", "load_data", "make_split", "train", "unlearn"]

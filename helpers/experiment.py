@@ -19,7 +19,8 @@ from .budgets import BUDGETS
 from .data import SPLIT_SEED, class_number, make_split
 from .metrics import accuracy, measure, predict
 from .models import build_model
-from .training import find_method, pick_device, precision, train, unlearn
+from .training import pick_device, precision, train
+from .unlearning import find_method, unlearn
 
 TRACKED = {"random": ("retain", "forget", "validation"), "class": ("train retain", "train forget", "test retain")}
 SCENARIOS = ("random", "class")

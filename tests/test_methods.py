@@ -17,7 +17,8 @@ from helpers.data import make_split
 from helpers.methods import METHODS, contrast, exponential, kl_uniform, linear, square, tail_only
 from helpers.metrics import losses, predict
 from helpers.models import build_model, early, is_vit, last_linear, tail
-from helpers.training import EpochEnd, Phase, train, unlearn
+from helpers.training import EpochEnd, Phase, train
+from helpers.unlearning import unlearn
 
 pytestmark = pytest.mark.usefixtures("float32")
 

@@ -8,8 +8,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from helpers import data as data_module
-from helpers import training
-from helpers.training import Diverged, EpochEnd, Phase, find_method, train, unlearn
+from helpers import training, unlearning
+from helpers.training import Diverged, EpochEnd, Phase, train
+from helpers.unlearning import find_method, unlearn
 
 real_precision = training.precision
 pytestmark = pytest.mark.usefixtures("float32", "runs_folder")
@@ -337,7 +338,7 @@ def test_methods_start_in_training_mode(toy, random_split):
 
 def test_unlearning_seconds_leave_tracking_out(toy, random_split, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(unlearning, "time", clock)
 
     def slow(model, split):
         for _ in range(3):
