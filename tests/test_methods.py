@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from helpers import methods, training
+from helpers import methods, training, unlearning
 from helpers.data import make_split
 from helpers.methods import METHODS, contrast, exponential, kl_uniform, linear, square, tail_only
 from helpers.metrics import losses, predict
@@ -463,7 +463,7 @@ def steps(monkeypatch):
         taken.append(SimpleNamespace(optimizer=optimizer, lr=lr, decay=decay, momentum=momentum))
         descend(loss, optimizer, scheduler)
 
-    monkeypatch.setattr(training, "descend", recording)
+    monkeypatch.setattr(unlearning, "descend", recording)
     return taken
 
 
