@@ -19,7 +19,7 @@ from .budgets import BUDGETS
 from .data import SPLIT_SEED, class_number, make_split
 from .metrics import accuracy, measure, predict
 from .models import build_model
-from .training import pick_device, precision, train
+from .training import Diverged, pick_device, precision, train
 from .unlearning import find_method, unlearn
 
 TRACKED = {"random": ("retain", "forget", "validation"), "class": ("train retain", "train forget", "test retain")}
@@ -33,6 +33,7 @@ class Run:
 
     `history` has one dict an epoch; `cost` has seconds (evaluation excluded), steps and images; `logits` are
     those of each measured set, float32 `(n, classes)`; `features` those of the t-SNE panel, float32 `(m, width)`.
+    A method that diverged says so in `diverged` and has nothing else.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Run:
     logits: dict[str, torch.Tensor]
     features: torch.Tensor
     load_model: object = field(repr=False)
+    diverged: str = ""
 
     @property
     def model(self):
@@ -87,9 +89,14 @@ class Experiment:
     @cached_property
     def original(self):
         """The model trained on everything; at `published` on the official CIFAR-10, the starting kit's checkpoint."""
-        if self.budget.get("original") and self.data.title == "CIFAR-10 (official)":
+        if self.downloads_original:
             return self._downloaded("Original", self.budget["original"])
         return self._trained("Original", self.split.train, self.seed)
+
+    @property
+    def downloads_original(self):
+        """Whether Original is a checkpoint from elsewhere, which needs the data that it was made from."""
+        return "original" in self.budget and self.data.title == "CIFAR-10 (official)"
 
     @cached_property
     def golds(self):
@@ -120,17 +127,20 @@ class Experiment:
             described["source"] = inspect.getsource(function)
 
         def make():
-            result = unlearn(
-                function,
-                start.model,
-                self.split,
-                seed=self.seed,
-                track=self.track,
-                progress=lambda line: say(f"{self.scenario}: {name}  {line}"),
-                **self.budget["unlearning"],
-                **settings,
-            )
-            return result.model, result.history, result.cost
+            try:
+                result = unlearn(
+                    function,
+                    start.model,
+                    self.split,
+                    seed=self.seed,
+                    track=self.track,
+                    progress=lambda line: say(f"{self.scenario}: {name}  {line}"),
+                    **self.budget["unlearning"],
+                    **settings,
+                )
+            except Diverged as error:
+                return {}, {"diverged": str(error), "history": [], "cost": {}}
+            return result.model.state_dict(), {"history": result.history, "cost": result.cost}
 
         return self._kept(name, described, make)
 
@@ -140,9 +150,10 @@ class Experiment:
         return list(self.budget["methods"])
 
     def _before(self, name):
-        """In a chain: what the method before `name` left, Original for the first."""
+        """In a chain: what the last method before `name` left that did not diverge, Original for the first."""
         position = self.methods.index(name) if name in self.methods else len(self.methods)
-        return self.unlearned(self.methods[position - 1]) if position else self.original
+        earlier = map(self.unlearned, reversed(self.methods[:position]))
+        return next((run for run in earlier if not run.diverged), self.original)
 
     def _common(self, seed):
         return {
@@ -175,7 +186,8 @@ class Experiment:
             )
             last = history[-1]
             seconds = sum(epoch["seconds"] for epoch in history)
-            return model, history, {"seconds": seconds, "steps": last["steps"], "images": last["images"]}
+            cost = {"seconds": seconds, "steps": last["steps"], "images": last["images"]}
+            return model.state_dict(), {"history": history, "cost": cost}
 
         return self._kept(name, settings, make)
 
@@ -183,8 +195,8 @@ class Experiment:
         settings = {"role": "original", **self._common(self.seed), "weights": weights}
 
         def make():
-            model = self._build(weights=weights).eval()
-            return model, [], {"seconds": 0.0, "steps": 0, "images": 0}
+            nothing = {"seconds": 0.0, "steps": 0, "images": 0}
+            return self._build(weights=weights).state_dict(), {"history": [], "cost": nothing}
 
         return self._kept(name, settings, make)
 
@@ -197,8 +209,8 @@ class Experiment:
         path = self._path(name, settings)
         record = runs.load_record(path, settings)
         if record is None:
-            model, history, cost = make()
-            runs.save(path, settings, model.state_dict(), name=name, history=history, cost=cost, machine=self.machine)
+            weights, made = make()
+            runs.save(path, settings, weights, name=name, machine=self.machine, **made)
             for leftover in path.parent.glob(f"{path.name}.partial*"):
                 leftover.unlink(missing_ok=True)
             record = runs.load_record(path, settings)
@@ -209,6 +221,8 @@ class Experiment:
             model.load_state_dict(tensors)
             return model.eval()
 
+        if diverged := record.get("diverged", ""):
+            return Run(name, settings, [], {}, record["machine"], {}, None, load_model, diverged)
         asked = {"weights": record["sha256"], "evaluation": self.budget["evaluation"]}
         outputs = runs.remember(path.with_suffix(".outputs"), asked, lambda: self._outputs(load_model()))
         logits = {name.removeprefix("logits "): t for name, t in outputs.items() if name.startswith("logits ")}
@@ -255,13 +269,15 @@ class Experiment:
         """One tidy table (scenario, seed, method, epoch, set, metric, value) of Original, the Golds and `methods`.
 
         `methods` are names or `Run`s, all of the budget's by default. Metrics of an epoch are tracked on part of a set
-        and named so; those of the finished model carry its number of epochs.
+        and named so; those of the finished model carry its number of epochs. A diverged method has one row: it says so.
         """
         chosen = self.methods if methods is None else methods
         unlearned = [run if isinstance(run, Run) else self.unlearned(run) for run in chosen]
         return pd.concat([self._rows(run) for run in (self.original, *self.golds, *unlearned)], ignore_index=True)
 
     def _rows(self, run):
+        if run.diverged:
+            return pd.DataFrame([(self.scenario, self.seed, run.name, 0, "", "diverged", 1.0)], columns=COLUMNS)
         rows = [
             (entry["epoch"], name, "tracked accuracy", value)
             for entry in run.history

@@ -73,10 +73,11 @@ def describe(suite):
     ]
     for e in suite:
         epochs = e.budget["training"]["epochs"]
+        trained = "Original: the starting kit's checkpoint. Gold" if e.downloads_original else "Original and Gold"
         what = f"the class **{e.data.classes[e.split.forget_class]}**" if e.scenario == "class" else "a random share"
         lines.append(
             f"- **{e.scenario}**: {e.budget['model']['name']} forgets {what}: {len(e.split.forget.index):,} images, "
-            f"{len(e.split.retain.index):,} stay. Original and Gold: {epochs} epochs."
+            f"{len(e.split.retain.index):,} stay. {trained}: {epochs} epochs."
         )
     return "\n".join(lines)
 
@@ -146,7 +147,8 @@ def table(results, scenario, with_published=True):
         rows[method] = {
             heading: text(stats["mean"][method, name, metric], stats["half"][method, name, metric], digits)
             for heading, (name, metric, digits) in columns_of(scenario).items()
-        }
+            if (method, name, metric) in stats.index
+        } or {next(iter(columns_of(scenario))): "diverged"}
         if with_published and method in published.PUBLISHED[scenario]:
             numbers = published.PUBLISHED[scenario][method]
             rows[f"{method}, published"] = {
@@ -180,6 +182,9 @@ def findings(results):
         forget = "forget" if scenario == "random" else "train forget"
         test = "test" if scenario == "random" else "test retain"
         here = stats[scenario]
+        if (method, forget, "accuracy") not in here:
+            lines.append(f"- {scenario}, **{method}**: diverged.")
+            continue
         own, gold = here[method, forget, "accuracy"], here["Gold", forget, "accuracy"]
         side = "above" if own > gold else "below"
         away = f"{abs(own - gold):.1f} points {side}" if round(own - gold, 1) else "equal to"

@@ -134,8 +134,10 @@ def _sets_legend(axis, part, *more):
 
 def curves(results):
     """Tracked accuracies by epoch, a row a scenario, a panel a method; dashed lines are Gold's final accuracies."""
-    unlearned = results[~results.method.str.match("Original|Gold")]
+    unlearned = final(results[~results.method.str.match("Original|Gold")], "tracked accuracy")
     methods = {scenario: order(part) for scenario, part in unlearned.groupby("scenario", sort=False)}
+    if not methods:
+        raise ValueError("there is no curve to draw: every method diverged")
     columns = max(map(len, methods.values()))
     figure, axes = plt.subplots(len(methods), columns, figsize=(2.2 + 2.7 * columns, 2.9 * len(methods)), squeeze=False)
     for row, (scenario, names) in zip(axes, methods.items()):

@@ -1,6 +1,7 @@
 """Experiments: nothing trained twice, nothing stale trusted, bad parameters refused; helpers.notebook's tables."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from helpers.budgets import BUDGETS
 from helpers.data import load_data
 from helpers.experiment import Experiment, head
 from helpers.methods import METHODS
+from helpers.models import build_model
 
 PARAMETERS = {
     "data": "digits",
@@ -106,6 +108,19 @@ def test_gold_shares_the_initial_weights_but_no_image_with_the_forget_set(store,
     assert all(forgotten.isdisjoint(index.tolist()) for index in indices[1:])
 
 
+def test_the_kits_checkpoint_is_original_on_the_official_data_only(store, tmp_path, monkeypatch):
+    """With a checkpoint in the budget Original is that file's weights, at no cost; other data train their own."""
+    kit = build_model(seed=9).state_dict()
+    torch.save(kit, tmp_path / "kit.pth")
+    table = {**BUDGETS["smoke"]["random"], "original": str(tmp_path / "kit.pth")}
+    monkeypatch.setitem(BUDGETS, "smoke", {"random": table})
+    digits = load_data("digits")
+    official = Experiment(replace(digits, title="CIFAR-10 (official)"), "random", "smoke").original
+    own = Experiment(digits, "random", "smoke").original
+    assert all(torch.equal(value, kit[name]) for name, value in official.model.state_dict().items())
+    assert official.cost == {"seconds": 0.0, "steps": 0, "images": 0} and own.cost["steps"] > 0
+
+
 def test_a_chain_continues_on_the_model_before(store):
     """`start="chain"`: the second method starts from what the first left, `fresh` from Original."""
     chain, fresh = experiment(start="chain"), experiment()
@@ -129,6 +144,24 @@ def test_a_method_of_ones_own_is_kept_by_its_source(store, no_training):
     assert (final["Nothing"] == final["Original"]).all()
     no_training()
     experiment().unlearned("Nothing", nothing)
+
+
+def test_a_method_that_diverges_is_a_row_that_says_so(store, no_training):
+    """It is kept as diverged, not run again, and neither table nor sentence nor chain stumbles over it."""
+
+    def explode(model, split):
+        """One step down an infinite loss."""
+        yield model.head.bias.sum() * float("inf")
+
+    e = experiment()
+    results = e.table([e.unlearned("Explode", explode), "Gradient ascent"])
+    no_training()
+    again = experiment().unlearned("Explode", explode)
+    assert again.diverged == "explode diverged in epoch 1: the loss is inf" and again.logits == {}
+    assert results[results.method == "Explode"].metric.tolist() == ["diverged"]
+    assert notebook.table(results, "class").loc["Explode"].tolist()[:2] == ["diverged", ""]
+    notebook.findings(results)
+    assert "Explode" not in set(notebook.gap_points(results).method)
 
 
 def test_the_table_is_tidy_and_costs_are_shares_of_gold(store):

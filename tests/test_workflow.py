@@ -86,7 +86,7 @@ def running_suite(repository, *options):
     command = [sys.executable, "workflow/suite.py", *options]
     process = subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        wait_until((repository / "order.txt").exists)
+        wait_until(lambda: (repository / "order.txt").exists() or process.poll() is not None)
         yield process, psutil.Process(process.pid).children(recursive=True)
     finally:
         process.kill()

@@ -212,10 +212,12 @@ class Target(NamedTuple):
 
 def list_targets(config):
     """Everything that was asked for, in the order in which the Snakefile runs it."""
-    folder, numbers = config["folder"], [number for number in config["notebooks"] if number != "10"]
-    pairs = [(seed, number) for seed in config["seeds"] for number in numbers]
+    folder = config["folder"]
+    pairs = [(seed, number) for seed in config["seeds"] for number in config["notebooks"] if number != "10"]
     targets = [Target(NOTEBOOKS[number], seed, f"{folder}/seed{seed}/{number}") for seed, number in pairs]
-    return targets + [Target(NOTEBOOKS["10"], None, f"{folder}/10")] * ("10" in config["notebooks"])
+    if "10" in config["notebooks"]:
+        targets.append(Target(NOTEBOOKS["10"], None, f"{folder}/10"))
+    return targets
 
 
 def snakemake(config, arguments, *, lock, **streams):
