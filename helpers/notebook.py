@@ -15,7 +15,7 @@ from .experiment import SCENARIOS, Experiment
 from .metrics import FORGOTTEN
 
 
-def open_suite(*, data, budget, scenarios, seed, forget_class, forget_fraction, start, say=True):
+def open_suite(data, budget, scenarios, seed, forget_class, forget_fraction, start, *, say=True):
     """Check the parameters and return one `Experiment` a scenario.
 
     Raises:
