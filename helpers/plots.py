@@ -149,8 +149,9 @@ def curves(results):
             for name in dict.fromkeys(final(part, "tracked accuracy").set):
                 axis.axhline(gold[name], color=SETS[name], linestyle="--", linewidth=1, zorder=0)
             axis.set_title(f"{method}\n{scenario} scenario", fontsize=10.5)
-            axis.label_outer()
-            axis.set_xlabel("epoch")
+        for axis in row[1:]:
+            axis.set_ylabel("")
+            axis.tick_params(labelleft=False)
         for axis in row[len(names) :]:
             axis.axis("off")
         _sets_legend(row[len(names) - 1], part, Line2D([], [], color="0.3", linestyle="--", label="Gold, final"))

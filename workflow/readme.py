@@ -36,9 +36,12 @@ def table(results, scenario):
     points = gap_points(results[results.scenario == scenario]).set_index("method")
     headings = ["", *COLUMNS[scenario], "gap to Gold", "% of retraining"]
     lines = [" | ".join(headings), " | ".join(["---", *["---:"] * (len(headings) - 1)])]
-    for method in points.index:
+    for method in dict.fromkeys(results[results.scenario == scenario].method):
         published = PUBLISHED[scenario].get(method, {})
         cells = [method]
+        if method not in points.index:
+            lines.append(" | ".join([method, "diverged", *[""] * (len(headings) - 2)]))
+            continue
         for heading, (name, metric, digits) in COLUMNS[scenario].items():
             own = text(stats["mean"][method, name, metric], stats["half"][method, name, metric], digits)
             cells.append(own + (f" ({published[heading]:.{digits}f})" if heading in published else ""))
