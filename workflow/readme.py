@@ -52,10 +52,10 @@ def table(results, scenario):
 def with_tables(readme, results):
     """The text of README.md with fresh tables between its markers."""
     for scenario, markdown in tables(results).items():
-        pattern = rf"(<!-- table {scenario} -->\n).*?(\n<!-- end -->)"
+        pattern = rf"(<!-- table {scenario} -->\n).*?(<!-- end -->)"
         if not re.search(pattern, readme, re.S):
             raise ValueError(f"README.md has no marker <!-- table {scenario} -->")
-        readme = re.sub(pattern, lambda found, new=markdown: found[1] + new + found[2], readme, flags=re.S)
+        readme = re.sub(pattern, lambda found, new=markdown: found[1] + new + "\n" + found[2], readme, flags=re.S)
     return readme
 
 
