@@ -1,10 +1,11 @@
 """How much is spent: one literal table a budget. Edit a number, and what depends on it is trained anew.
 
 For each scenario: `golds`, how many models are retrained without the forgotten images (the second says how far two of
-them lie apart: the floor of every gap); `model`, `batches` and `training`, the network, its input and how Original and
-Gold are trained; `unlearning`, what all methods share; `evaluation`, on how many retained training images accuracy is
-measured at the end, and on how many images of each set it is tracked after each epoch; `methods`, what runs and with
-which settings over the method's own defaults, which are the documents'.
+them lie apart: the floor of every gap); `shadows`, how many doubles of Original the audit trains, an even number;
+`model`, `batches` and `training`, the network, its input and how Original and Gold are trained; `unlearning`, what all
+methods share; `evaluation`, on how many retained training images accuracy is measured at the end, and on how many
+images of each set it is tracked after each epoch; `methods`, what runs and with which settings over the method's own
+defaults, which are the documents'.
 """
 
 CIFAR10 = {
@@ -16,6 +17,7 @@ CIFAR10 = {
 QUICK = {  # 1,797 digits in minutes on two cores
     "random": {
         "golds": 2,
+        "shadows": 6,
         "model": {"name": "resnet18"},
         "batches": CIFAR10,
         "training": {
@@ -46,6 +48,7 @@ QUICK = {  # 1,797 digits in minutes on two cores
     },
     "class": {
         "golds": 2,
+        "shadows": 6,
         "model": {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 16},
         "batches": {"image_size": 32},
         "training": {
@@ -80,6 +83,7 @@ QUICK = {  # 1,797 digits in minutes on two cores
 SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
     "random": {
         "golds": 2,
+        "shadows": 8,
         "model": {"name": "resnet18"},
         "batches": CIFAR10,
         "training": {
@@ -110,6 +114,7 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
     },
     "class": {
         "golds": 2,
+        "shadows": 8,
         "model": {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 8},
         "batches": {"image_size": 32},
         "training": {
@@ -144,6 +149,7 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
 PUBLISHED = {  # the documents' settings, to the letter; made for a GPU
     "random": {
         "golds": 2,
+        "shadows": 128,
         "model": {"name": "resnet18"},
         "original": "kit",  # on the official CIFAR-10 Original is the starting kit's checkpoint, not trained here
         "batches": CIFAR10,
@@ -168,6 +174,7 @@ PUBLISHED = {  # the documents' settings, to the letter; made for a GPU
     },
     "class": {
         "golds": 2,
+        "shadows": 128,
         "model": {"name": "vit_tiny_patch16_224", "image_size": 224, "patch_size": 16, "weights": "imagenet"},
         "batches": {"image_size": 224},
         "training": {"epochs": 3, "batch_size": 64, "lr": 1e-4, "augment": False},
@@ -199,6 +206,7 @@ def _smoke(table):
     return {
         **table,
         "images": 240,
+        "shadows": 2,
         "training": {**table["training"], "epochs": 1, "plain_epochs": 0, "batch_size": 60},
         "unlearning": {"batch_size": 60},
         "evaluation": {"final": 60, "tracked": 30},
