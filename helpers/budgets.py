@@ -4,8 +4,8 @@ For each scenario: `golds`, how many models are retrained without the forgotten 
 them lie apart: the floor of every gap); `shadows`, how many doubles of Original the audit trains, an even number;
 `model`, `batches` and `training`, the network, its input and how Original and Gold are trained; `unlearning`, what all
 methods share; `evaluation`, on how many retained training images accuracy is measured at the end, and on how many
-images of each set it is tracked after each epoch; `methods`, what runs and with which settings over the method's own
-defaults, which are the documents'.
+images of each set it is tracked after each epoch; `tuning`, how many settings of a method are tried, with how many
+epochs at most; `methods`, what runs and with which settings over the method's own defaults, which are the documents'.
 """
 
 CIFAR10 = {
@@ -17,7 +17,7 @@ CIFAR10 = {
 QUICK = {  # 1,797 digits in minutes on two cores
     "random": {
         "golds": 2,
-        "shadows": 6,
+        "audit": {"shadows": 6},
         "model": {"name": "resnet18"},
         "batches": CIFAR10,
         "training": {
@@ -30,6 +30,7 @@ QUICK = {  # 1,797 digits in minutes on two cores
         },
         "unlearning": {"batch_size": 64},
         "evaluation": {"final": 500, "tracked": 150},
+        "tuning": {"trials": 10, "epochs": 4},
         "methods": {
             "M1 Retain FT": {"epochs": 3, "lr": 0.01},
             "M2 Selective FT": {"epochs": 4, "lr": 0.01},
@@ -48,7 +49,7 @@ QUICK = {  # 1,797 digits in minutes on two cores
     },
     "class": {
         "golds": 2,
-        "shadows": 6,
+        "audit": {"shadows": 6},
         "model": {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 16},
         "batches": {"image_size": 32},
         "training": {
@@ -62,6 +63,7 @@ QUICK = {  # 1,797 digits in minutes on two cores
         },
         "unlearning": {"batch_size": 64},
         "evaluation": {"final": 500, "tracked": 150},
+        "tuning": {"trials": 10, "epochs": 4},
         "methods": {
             "Fine-tuning": {"epochs": 3, "lr": 0.01},
             "Gradient ascent": {"epochs": 3, "lr": 1e-3},
@@ -83,7 +85,7 @@ QUICK = {  # 1,797 digits in minutes on two cores
 SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
     "random": {
         "golds": 2,
-        "shadows": 8,
+        "audit": {"shadows": 8},
         "model": {"name": "resnet18"},
         "batches": CIFAR10,
         "training": {
@@ -96,6 +98,7 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
         },
         "unlearning": {"batch_size": 128, "retain_limit": 10000},
         "evaluation": {"final": 5000, "tracked": 1000},
+        "tuning": {"trials": 10, "epochs": 4},
         "methods": {
             "M1 Retain FT": {"epochs": 6, "lr": 0.01},
             "M2 Selective FT": {"epochs": 4, "lr": 0.01},
@@ -114,7 +117,7 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
     },
     "class": {
         "golds": 2,
-        "shadows": 8,
+        "audit": {"shadows": 8},
         "model": {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 8},
         "batches": {"image_size": 32},
         "training": {
@@ -128,6 +131,7 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
         },
         "unlearning": {"batch_size": 64, "retain_limit": 5000},
         "evaluation": {"final": 2000, "tracked": 400},
+        "tuning": {"trials": 10, "epochs": 4},
         "methods": {
             "Fine-tuning": {"epochs": 3, "lr": 0.01},
             "Gradient ascent": {"epochs": 3, "lr": 1e-4},
@@ -149,13 +153,14 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
 PUBLISHED = {  # the documents' settings, to the letter; made for a GPU
     "random": {
         "golds": 2,
-        "shadows": 128,
+        "audit": {"shadows": 128},
         "model": {"name": "resnet18"},
         "original": "kit",  # on the official CIFAR-10 Original is the starting kit's checkpoint, not trained here
         "batches": CIFAR10,
         "training": {"epochs": 200, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "schedule": "cosine"},
         "unlearning": {"batch_size": 128},
         "evaluation": {"final": None, "tracked": None},
+        "tuning": {"trials": 30, "epochs": 20},
         "methods": {
             "M1 Retain FT": {},
             "M2 Selective FT": {},
@@ -174,12 +179,13 @@ PUBLISHED = {  # the documents' settings, to the letter; made for a GPU
     },
     "class": {
         "golds": 2,
-        "shadows": 128,
+        "audit": {"shadows": 128},
         "model": {"name": "vit_tiny_patch16_224", "image_size": 224, "patch_size": 16, "weights": "imagenet"},
         "batches": {"image_size": 224},
         "training": {"epochs": 3, "batch_size": 64, "lr": 1e-4, "augment": False},
         "unlearning": {"batch_size": 64},
         "evaluation": {"final": None, "tracked": None},
+        "tuning": {"trials": 30, "epochs": 5},
         "methods": {
             "Fine-tuning": {},
             "Gradient ascent": {},
@@ -206,10 +212,11 @@ def _smoke(table):
     return {
         **table,
         "images": 240,
-        "shadows": 2,
+        "audit": {"shadows": 6},
         "training": {**table["training"], "epochs": 1, "plain_epochs": 0, "batch_size": 60},
         "unlearning": {"batch_size": 60},
         "evaluation": {"final": 60, "tracked": 30},
+        "tuning": {"trials": 2, "epochs": 2},
         "methods": {
             name: {setting: shortest.get(setting, value) for setting, value in settings.items()}
             for name, settings in table["methods"].items()

@@ -112,7 +112,7 @@ class Experiment:
     def unlearned(self, name, method=None, **settings):
         """The model that a method leaves: one of the budget's by name, or your own function under a name of yours."""
         function, defaults = find_method(method or name)
-        settings = {**defaults, **(self.budget["methods"].get(name, {}) if method is None else {}), **settings}
+        settings = {**defaults, **(self.settings(name) if method is None else {}), **settings}
         start = self._before(name) if self.start == "chain" else self.original
         described = {
             "role": "unlearned",
@@ -146,8 +146,17 @@ class Experiment:
 
     @property
     def methods(self):
-        """The names of the methods that this budget runs in this scenario."""
+        """The names of the documents' methods that this budget runs in this scenario."""
         return list(self.budget["methods"])
+
+    @property
+    def literature(self):
+        """The names of the published methods beyond the documents that this budget runs in this scenario."""
+        return list(self.budget["literature"])
+
+    def settings(self, name):
+        """The budget's settings of a method, over the method's own defaults."""
+        return {**self.budget["methods"], **self.budget["literature"]}.get(name, {})
 
     def _before(self, name):
         """In a chain: what the last method before `name` left that did not diverge, Original for the first."""
@@ -165,7 +174,8 @@ class Experiment:
             "precision": precision(self.device),
         }
 
-    def _build(self, seed=0, **changes):
+    def build(self, seed=0, **changes):
+        """The budget's network for these classes, untrained unless `weights` are among its settings."""
         settings = {**self.budget["model"], **changes}
         return build_model(**settings, classes=len(self.data.classes), seed=seed).to(self.device)
 
@@ -174,7 +184,7 @@ class Experiment:
         settings = {"role": role, **self._common(seed), "training": self.budget["training"]}
 
         def make():
-            model = self._build(seed)
+            model = self.build(seed)
             history = train(
                 model,
                 batches,
@@ -196,7 +206,7 @@ class Experiment:
 
         def make():
             nothing = {"seconds": 0.0, "steps": 0, "images": 0}
-            return self._build(weights=weights).state_dict(), {"history": [], "cost": nothing}
+            return self.build(weights=weights).state_dict(), {"history": [], "cost": nothing}
 
         return self._kept(name, settings, make)
 
@@ -217,7 +227,7 @@ class Experiment:
 
         def load_model():
             tensors, _ = runs.load(path, settings)
-            model = self._build()
+            model = self.build()
             model.load_state_dict(tensors)
             return model.eval()
 

@@ -23,8 +23,8 @@ def shadow(experiment, number):
 
     What it measures are the sets of `experiment`; see `target_logits`.
     """
-    if number not in range(experiment.budget["shadows"]):
-        raise ValueError(f"shadow {number}: the budget has shadows 0 to {experiment.budget['shadows'] - 1}")
+    if number not in range(experiment.budget["audit"]["shadows"]):
+        raise ValueError(f"shadow {number}: the budget has shadows 0 to {experiment.budget['audit']['shadows'] - 1}")
     double, split = copy(experiment), experiment.split
     double.golds = experiment.golds
     for kept in ("original", "panel"):  # what the experiment has computed of its own
@@ -36,37 +36,45 @@ def shadow(experiment, number):
     others = split.sets[TARGETS[split.scenario][1]]
     images = torch.cat([split.train.images, others.images])
     labels = torch.cat([split.train.labels, others.labels])
-    members = target_index(split)[torch.from_numpy(is_member(experiment, number))].to(split.retain.index.device)
+    targets, retain = target_index(split).to(split.retain.index.device), split.retain.index
+    members = targets[torch.from_numpy(is_member(experiment, number)).to(targets.device)]
+    untouched = ~torch.isin(split.validation.index + len(split.train.images), targets)
 
     def batches(index):
         return replace(split.train, images=images, labels=labels, index=index)
 
-    retain = split.retain.index
     double.split = replace(
-        split, train=batches(torch.cat([retain, members])), retain=batches(retain), forget=batches(members)
+        split,
+        train=batches(torch.cat([retain, members])),
+        retain=batches(retain),
+        forget=batches(members),
+        validation=replace(split.validation, index=split.validation.index[untouched]),
     )
     return double
 
 
-def target_index(split):
-    """Positions of the targets in the training images followed by the test images, int64 `(targets,)`.
+def joined(members, others):
+    """The targets' order: the members of Original, then as many others, but half of these at most.
 
-    The forgotten images, then as many held-out ones, or as many as there are.
+    The other half stays held out, for methods that use such images.
     """
+    return torch.cat([members, others[: min(len(members), len(others) // 2)]])
+
+
+def target_index(split):
+    """Positions of the targets in the training images followed by the test images, int64 `(targets,)`."""
     members, others = (split.sets[name].index.cpu() for name in TARGETS[split.scenario])
-    return torch.cat([members, len(split.train.images) + others[: len(members)]])
+    return joined(members, len(split.train.images) + others)
 
 
-def target_logits(run, scenario):
-    """A run's logits of the targets, float32 `(targets, classes)`, in the order of `target_index`."""
-    members, others = (run.logits[name] for name in TARGETS[scenario])
-    return torch.cat([members, others[: len(members)]])
+def target_logits(logits, scenario):
+    """The targets' part of `{set: logits}`, float32 `(targets, classes)`."""
+    return joined(*(logits[name] for name in TARGETS[scenario]))
 
 
 def target_labels(split):
     """The targets' labels, int64 `(targets,)`."""
-    members, others = (split.sets[name].y.cpu() for name in TARGETS[split.scenario])
-    return torch.cat([members, others[: len(members)]])
+    return joined(*(split.sets[name].y.cpu() for name in TARGETS[split.scenario]))
 
 
 def is_member(experiment, number):

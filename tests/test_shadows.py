@@ -17,7 +17,7 @@ def experiment(request, tmp_path, monkeypatch):
     """A scenario on 240 digits with an empty store."""
     monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
     monkeypatch.setenv("UNLEARNING_PROGRESS", str(tmp_path / "progress"))
-    monkeypatch.setitem(BUDGETS["smoke"][request.param], "shadows", 4)
+    monkeypatch.setitem(BUDGETS["smoke"][request.param], "audit", {"shadows": 4})
     return Experiment(load_data("digits"), request.param, "smoke")
 
 
@@ -35,7 +35,8 @@ def test_targets_are_forgotten_images_and_as_many_held_out_ones(experiment):
     forgotten = split.forget.index.tolist()
     assert index.tolist()[: len(forgotten)] == forgotten
     others = index[len(forgotten) :] - len(split.train.images)
-    assert 0 < len(others) <= len(forgotten) and (others >= 0).all()
+    held_out = split.sets[TARGETS[experiment.scenario][1]].index.tolist()
+    assert 0 < len(others) <= min(len(forgotten), len(held_out) / 2) and set(others.tolist()) <= set(held_out)
     labels = torch.cat([split.train.labels, split.sets[TARGETS[experiment.scenario][1]].labels])
     assert torch.equal(target_labels(split), labels[index])
     assert set(index.tolist()).isdisjoint(split.retain.index.tolist())
@@ -54,6 +55,8 @@ def test_a_shadow_is_trained_on_the_retained_images_and_its_half(experiment, mon
     _ = double.original
     wanted = experiment.split.retain.index.tolist() + index[mine].tolist()
     assert sorted(trained[-1].index.tolist()) == sorted(wanted)
+    left = set((double.split.validation.index + len(experiment.split.train.images)).tolist())
+    assert left and left.isdisjoint(index.tolist()), "what methods may use as held out holds targets"
     test_x = experiment.split.sets[TARGETS[experiment.scenario][1]].images
     last = double.split.forget.index[-1]
     assert torch.equal(double.split.forget.images[last], test_x[last - len(experiment.split.train.images)])
@@ -81,7 +84,7 @@ def test_target_logits_are_those_of_the_targets(experiment):
     images = torch.cat([experiment.split.train.images, experiment.split.sets[TARGETS[experiment.scenario][1]].images])
     index = target_index(experiment.split)
     batches = experiment.split.retain.fresh(images=images, labels=images[:, 0, 0, 0].long(), index=index, shuffle=False)
-    assert torch.allclose(target_logits(run, experiment.scenario), predict(run.model, batches)[0], atol=2e-2)
+    assert torch.allclose(target_logits(run.logits, experiment.scenario), predict(run.model, batches)[0], atol=2e-2)
 
 
 def test_an_unknown_shadow_is_refused(experiment):
