@@ -264,7 +264,9 @@ def crop_and_flip(x, generator, *, padding=4, flip=True):
 class Split:
     """What is retained and what is forgotten, and the sets that a model is measured on.
 
-    `train` is retain and forget together. `sets` maps each measured set's display name to its batches, unshuffled.
+    `train` is retain and forget together. `validation` is held out from training, for methods that choose or distil by
+    unseen images: in both scenarios document A's half of the test images. In the class scenario the measured test sets
+    are document B's and hold these images too. `sets` maps each measured set's display name to its batches, unshuffled.
     """
 
     scenario: str  # "random" or "class"
@@ -273,6 +275,7 @@ class Split:
     train: Batches
     retain: Batches
     forget: Batches
+    validation: Batches
     sets: dict[str, Batches]
     seen: Counter = field(default_factory=Counter, compare=False)
 
@@ -284,6 +287,7 @@ class Split:
             train=self.train.fresh(seed=seed, seen=seen, **changes),
             retain=self.retain.fresh(seed=seed + 1, seen=seen, limit=retain_limit, **changes),
             forget=self.forget.fresh(seed=seed + 2, seen=seen, **changes),
+            validation=self.validation.fresh(seed=seed + 3, seen=seen, **changes),
             seen=seen,
         )
 
@@ -350,8 +354,10 @@ def make_split(
         tensor.to(device) for tensor in (data.train_x, data.train_y, data.test_x, data.test_y)
     )
 
-    def training(index, **changes):
-        return Batches(train_x, train_y, index.to(device), flip=data.flip, **{**batches, **changes})
+    held_out = random_indices(len(data.train_y), len(data.test_y), seed=seed)["validation"]
+
+    def training(index, x=train_x, y=train_y):
+        return Batches(x, y, index.to(device), flip=data.flip, **batches)
 
     def measured(name, index):
         is_training = name.startswith("train") or name in ("retain", "forget")
@@ -368,6 +374,7 @@ def make_split(
         training(torch.cat([retain, forget])),
         training(retain),
         training(forget),
+        training(held_out, test_x, test_y),
         {name: measured(name, index) for name, index in indices.items()},
     )
 

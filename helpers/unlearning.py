@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .methods import METHODS
+from .literature import METHODS
 from .training import Diverged, EpochEnd, Phase, autocast, check_finite, descend
 
 
