@@ -4,11 +4,15 @@ In replicate k the attacked model is what a method left of shadow k. The targets
 which it never saw, are not: so every audit is judged on known truth. The Golds are attacked in each replicate too.
 """
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 
 from . import audit
+from .literature import IDEAS
 from .metrics import accuracy, kit_mia, losses, predict
+from .notebook import text
 from .shadows import TARGETS, is_member, shadow, target_labels, target_logits
 
 COLUMNS = ["scenario", "shadow", "method", "metric", "value"]
@@ -38,10 +42,14 @@ class Battery:
         )
 
     def table(self):
-        """All audits of Original, Gold and the methods, with `COLUMNS`: a row a replicate, and rows of the ensemble."""
+        """All audits of Original, Gold and the methods, with `COLUMNS`: rows of each replicate and of the ensemble.
+
+        Gold's are the mean over Golds; `floor` has the mean distance of two Golds in every one of them.
+        """
         golds = [self.golds(members) for members in self.is_member]
-        rows = [(k, "Gold", *row) for k, found in enumerate(golds) for row in among_golds(found).items()]
-        rows += [(ENSEMBLE, "Gold", *row) for row in self.golds_as_ensemble().items()]
+        rows = [(k, "Gold", *item) for k, found in enumerate(golds) for item in mean(found).items()]
+        rows += [(k, "floor", *item) for k, found in enumerate(golds) for item in among(found).items()]
+        rows += [(ENSEMBLE, "Gold", *item) for item in self.golds_as_ensemble().items()]
         for method in ("Original", *self.methods):
             runs = self.runs(method)
             if diverged := sum(bool(run.diverged) for run in runs):
@@ -49,10 +57,22 @@ class Battery:
                 continue
             for k, (run, members) in enumerate(zip(runs, self.is_member)):
                 found = self.attack(run, members, self.experiment.golds)
-                row = {**found, **mean(to_gold(found, gold) for gold in golds[k]), **self.cost(run)}
-                rows += [(k, method, *item) for item in row.items()]
-            rows += [(ENSEMBLE, method, *row) for row in self.ensemble(runs).items()]
+                found |= mean([to_gold(found, gold) for gold in golds[k]]) | self.cost(run)
+                rows += [(k, method, *item) for item in found.items()]
+            rows += [(ENSEMBLE, method, *item) for item in self.ensemble(runs).items()]
         return pd.DataFrame(rows, columns=COLUMNS[1:]).assign(scenario=self.scenario)[COLUMNS]
+
+    def sizes(self):
+        """On how much the audit rests."""
+        split = self.experiment.split
+        return {
+            "shadow models": len(self.shadows),
+            "Golds": len(self.experiment.golds),
+            "targets": len(self.y),
+            "forgotten by each shadow": int(self.is_member[0].sum()),
+            "retained": len(split.retain.index),
+            "models a side in U-LiRA": len(self.shadows) // 2,
+        }
 
     def runs(self, method):
         """What a method left of each shadow; the shadows themselves for Original."""
@@ -140,7 +160,7 @@ def compare(unlearned, never):
 
 
 def to_gold(own, gold):
-    """Distances of one model's attacks to a Gold's."""
+    """Distances between the attacks on one model and those on a Gold."""
     return {
         "average gap": audit.average_gap(own, gold),
         "ToW": audit.tow(own, gold),
@@ -148,12 +168,88 @@ def to_gold(own, gold):
     }
 
 
-def among_golds(found):
-    """The Golds' mean of every attack and, as their distance, that between two of them: the floor."""
-    pairs = [to_gold(one, other) for i, one in enumerate(found) for other in found[:i]]
-    return {**mean(found), **mean(pairs)}
+def among(golds):
+    """The mean distance of two Golds in each attack, and what `to_gold` says of them: the floor."""
+    pairs = list(combinations(golds, 2))
+    apart = [{metric: abs(one[metric] - other[metric]) for metric in one} for one, other in pairs]
+    return mean(apart) | mean([to_gold(one, other) for one, other in pairs])
 
 
 def mean(rows):
     """The mean of each entry of dicts with the same keys."""
-    return pd.DataFrame(list(rows)).mean().to_dict()
+    return pd.DataFrame(rows).mean().to_dict()
+
+
+# --- reading the table --------------------------------------------------------------------------------------------
+
+BOARD = {  # heading: (metric, digits)
+    "UA": ("UA", 1),
+    "RA": ("RA", 1),
+    "TA": ("TA", 1),
+    "MIA": ("MIA", 1),
+    "average gap": ("average gap", 2),
+    "RMIA AUC": ("RMIA AUC", 3),
+    "U-LiRA AUC": ("U-LiRA AUC", 3),
+    "forgetting quality": ("forgetting quality", 3),
+    "KLOM, P95": ("KLOM, P95", 2),
+    "ToW": ("ToW", 3),
+    "% of retraining": ("images, % of retraining", 1),
+}
+HEAT = ["UA", "RA", "TA", "MIA", "MIA, correctness", "MIA, entropy", "MIA, modified entropy", "MIA, probabilities",
+        "kit MIA", "RMIA AUC", "RMIA TPR at 1 % FPR", "Streisand KS", "Streisand AUC", "ZRF"]  # fmt: skip
+
+
+def of(table, scenario):
+    """One scenario's means and halves of their 95 % intervals over the replicates, by (method, metric)."""
+    part = table[(table.scenario == scenario) & (table.metric != "diverged")]
+    values = part.groupby(["method", "metric"], sort=False).value
+    stats = values.agg(["mean", "std", "count"])
+    return stats.assign(half=audit.student(stats["count"]) * stats["std"] / np.sqrt(stats["count"]))
+
+
+def leaderboard(table, scenario):
+    """Mean ± half the 95 % interval: Original, Gold (its average gap is the floor), then methods by average gap."""
+    stats = of(table, scenario)
+    gap = stats["mean"].xs("average gap", level="metric")
+    methods = gap.drop(["Original", "floor"]).sort_values().index
+    rows = {}
+    for method in ("Original", "Gold", *methods):
+        rows[method] = {
+            heading: text(*stats.loc[key, ["mean", "half"]], digits)
+            for heading, (metric, digits) in BOARD.items()
+            if (key := ("floor" if (method, heading) == ("Gold", "average gap") else method, metric)) in stats.index
+        }
+    rows |= {method: {"UA": "diverged"} for method in diverged(table, scenario)}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(BOARD)).fillna("")
+
+
+def diverged(table, scenario):
+    """The methods that diverged on a shadow."""
+    return list(table[(table.scenario == scenario) & (table.metric == "diverged")].method)
+
+
+def heat(table, scenario):
+    """What `plots.battery` takes: the means of the attacks on one model, and the floor of each."""
+    means = of(table, scenario)["mean"].unstack("metric")[HEAT]
+    methods = [method for method in dict.fromkeys(table.method) if method in means.index]
+    models = ["Original", "Gold", *(method for method in methods if method not in ("Original", "Gold", "floor"))]
+    return means.loc[models], means.loc["floor"]
+
+
+def points(table):
+    """What `plots.gap_against_cost` takes: scenario, method, gap, low, high, cost and group; `Gold 2` is the floor."""
+    parts = []
+    for scenario in dict.fromkeys(table.scenario):
+        stats = of(table, scenario)
+        gap = stats.xs("average gap", level="metric").rename(index={"floor": "Gold 2"})
+        cost = stats["mean"].xs("images, % of retraining", level="metric")
+        part = pd.DataFrame({"gap": gap["mean"], "low": gap["mean"] - gap.half, "high": gap["mean"] + gap.half})
+        part = part.assign(scenario=scenario, cost=cost, group=part.index.map(IDEAS))
+        parts.append(part.assign(low=part.low.clip(lower=0)).rename_axis("method").reset_index())
+    return pd.concat(parts, ignore_index=True)
+
+
+def replicates(table, scenario, metric):
+    """A row a shadow, a column a method: what `audit.paired_tests` takes."""
+    part = table[(table.scenario == scenario) & (table.metric == metric) & (table.shadow != ENSEMBLE)]
+    return part.pivot_table(index="shadow", columns="method", values="value", sort=False).drop(columns="floor")

@@ -17,7 +17,36 @@ from .unlearning import find_method, unlearn
 
 TABLES = runs.ROOT / "helpers" / "tuned"
 COLUMNS = ["data", "scenario", "method", "trial", "score", "seconds", "settings"]
-RANGES = {"lr": (1e-5, 0.1), "s": (0.01, 3.0)}  # setting: lowest and highest value tried, drawn on a logarithmic scale
+
+# Lowest and highest value tried of the learning rate and of a method's strength, drawn on a logarithmic scale.
+LR = (1e-5, 0.1)
+STRENGTHS = {
+    "M3 Reversal": {"s": (0.01, 3.0)},
+    "M4 Per epoch": {"s": (0.01, 3.0)},
+    "M5 Per batch": {"s": (0.01, 3.0)},
+    "M6 Per batch + FT": {"s": (0.01, 3.0)},
+    "H1 Linear": {"s": (0.01, 3.0)},
+    "H2 Square + FT": {"s": (0.01, 3.0)},
+    "H3 Periodic FT": {"s": (0.01, 3.0)},
+    "H4 Thawing": {"s": (0.01, 3.0)},
+    "2-Stage": {"tau": (0.1, 10.0)},
+    "l1-sparse": {"alpha": (1e-6, 1e-3)},
+    "CoUn": {"lam": (0.1, 6.0)},
+    "NegGrad+": {"alpha": (0.5, 0.9999)},
+    "SFR-on": {"alpha": (0.03, 30.0)},
+    "SalUn": {"share": (0.05, 1.0)},
+    "Bad Teacher": {"share": (0.1, 1.0)},
+    "SCRUB": {"alpha": (1e-3, 1.0)},
+    "SCRUB+R": {"alpha": (1e-3, 1.0)},
+    "ReGUn": {"l_f": (0.05, 5.0)},
+    "NoT+CL": {"lam": (0.1, 6.0)},
+    "MSG": {"share": (0.03, 0.6)},
+    "SSD": {"alpha": (1.0, 100.0), "lam": (0.1, 1.0)},
+    "Fisher": {"alpha": (1e-10, 1e-5)},
+    "Influence": {"alpha": (0.1, 300.0)},
+}
+RATES = ("lr", "lr_uniform", "lr_contrast", "lr_retain", "lr_impair", "lr_repair")
+LENGTHS = ("epochs", "rounds")
 
 
 def score(accuracies, original, scenario):
@@ -52,14 +81,14 @@ def tune(experiment, name, trials):
     """
     function, defaults = find_method(name)
     own = {**defaults, **experiment.settings(name)}
-    parameters = {n: p.default for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    start = {**parameters, **own}
-    most = experiment.budget["tuning"]["epochs"]
+    start = {setting: parameter.default for setting, parameter in inspect.signature(function).parameters.items()} | own
+    ranges = {rate: LR for rate in RATES if rate in start} | STRENGTHS.get(name, {})
+    lengths = {length: (1, experiment.budget["tuning"]["epochs"]) for length in LENGTHS if length in start}
     original = held_out_accuracies(experiment.original.model, experiment.split)
 
     def attempt(trial):
-        settings = {n: float(f"{trial.suggest_float(n, *RANGES[n], log=True):.3g}") for n in start if n in RANGES}
-        settings |= {n: trial.suggest_int(n, 1, most) for n in start if n in ("epochs", "rounds")}
+        settings = {n: float(f"{trial.suggest_float(n, *ends, log=True):.3g}") for n, ends in ranges.items()}
+        settings |= {n: trial.suggest_int(n, *ends) for n, ends in lengths.items()}
         settings = {**own, **settings}
         trial.set_user_attr("settings", settings)
         try:
@@ -73,7 +102,8 @@ def tune(experiment, name, trials):
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=experiment.seed))
-    study.enqueue_trial({n: start[n] for n in start if n in RANGES or n in ("epochs", "rounds")})
+    ends = {**ranges, **lengths}.items()
+    study.enqueue_trial({n: min(max(start[n], low), high) for n, (low, high) in ends if n in start})
     study.optimize(attempt, n_trials=trials)
     rows = [
         (experiment.data.title, experiment.scenario, name, trial.number, trial.value, trial.duration.total_seconds(),
@@ -87,6 +117,24 @@ def trials_of(budget):
     """All trials of a budget's methods; an empty table where nothing was tuned."""
     file = TABLES / f"{budget}.csv"
     return pd.read_csv(file) if file.exists() else pd.DataFrame(columns=COLUMNS)
+
+
+def tuned(experiment, names):
+    """The models that methods leave with their chosen settings, the budget's own where nothing was tuned."""
+    settings = chosen(experiment.budget_name, experiment.scenario)
+    return [experiment.unlearned(name, **settings.get(name, {})) for name in names]
+
+
+def summary(budget, scenario):
+    """For each method the score of the budget's own settings, the best score and the settings that have it."""
+    trials = trials_of(budget)
+    trials = trials[trials.scenario == scenario]
+    first = trials[trials.trial == 0].set_index("method").score
+    best = trials.groupby("method", sort=False).score.min()
+    settings = {name: ", ".join(f"{k} {v}" for k, v in own.items()) for name, own in chosen(budget, scenario).items()}
+    columns = {"trials": trials.groupby("method").size(), "budget's own, points off": first.round(2),
+               "best, points off": best.round(2), "chosen settings": pd.Series(settings)}  # fmt: skip
+    return pd.DataFrame(columns, index=best.index)
 
 
 def chosen(budget, scenario):
