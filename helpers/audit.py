@@ -72,8 +72,8 @@ def mia_efficacy(retain, test, forget, *, at_most=1000, seed=0):
     A support vector machine (C = 3, gamma = 1 / features, rbf) learns to tell retained images (members) from as many
     test images (non-members). Five signals: correctness, confidence, entropy, modified entropy, probabilities; SalUn's
     tables print the confidence's. Its code has the modified entropy wrong; here it is as published.
-    Pitfall: weak; more than Gold's is not better; and where there is nothing to tell, it moves by tens of points from one
-    draw or seed to the next, so never quote it from one.
+    Pitfall: weak; more than Gold's is not better; and where there is nothing to tell, it moves by tens of points from
+    one draw or seed to the next, so never quote it from one.
 
     Args:
         retain, test, forget: sets `(logits, y)`.

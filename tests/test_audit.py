@@ -145,7 +145,7 @@ def test_attack_on_probabilities_and_entropy_sees_how_sure_a_prediction_is():
 
 
 def test_efficacy_of_equal_sets_is_chance():
-    """Nothing to tell: one half is called unseen on average; one draw's standard deviation is 24, of 40 draws' mean 4."""
+    """Nothing to tell: half is called unseen on average; the standard deviation is 24 a draw, 4 for the mean of 40."""
     found = [mia_efficacy(*(random_set(60, seed=3 * i + j) for j in range(3)))["confidence"] for i in range(40)]
     assert np.mean(found) == pytest.approx(50, abs=12)
 
