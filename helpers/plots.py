@@ -222,8 +222,8 @@ def label_points(axis, points):
     for end in ("low", "high"):
         ends = place(points[["cost", end]].to_numpy())
         taken += [(x - 1, min(y, end), x + 1, max(y, end)) for (x, y), (_, end) in zip(dots, ends)]
-    for name, (x, y) in zip(map(code, points.index), dots):
-        label = axis.annotate(name, (x, y), (x, y), "figure pixels", ha="center", va="center", fontsize=9, zorder=5,
+    for name, point, (x, y) in zip(map(code, points.index), points[["cost", "gap"]].to_numpy(), dots):
+        label = axis.annotate(name, point, (0, 0), textcoords="offset points", ha="center", va="center", fontsize=9,
                               path_effects=[withStroke(linewidth=2.5, foreground="white", alpha=0.8)])  # fmt: skip
         extent = label.get_window_extent()
         width, height = extent.width + 3 * unit, extent.height
@@ -236,9 +236,10 @@ def label_points(axis, points):
         boxes = [(r, box) for r, box in boxes if within(box, (bounds.x0, bounds.y0, bounds.x1, bounds.y1))]
         r, box = next((one for one in boxes if not any(overlap(one[1], other) for other in taken)), boxes[0])
         taken.append(box)
-        label.set_position(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
+        offset = ((box[0] + box[2]) / 2 - x) / unit, ((box[1] + box[3]) / 2 - y) / unit
+        label.set_position(offset)
         if r > 10 * unit:
-            axis.annotate("", (x, y), label.get_position(), "figure pixels", "figure pixels", zorder=1,
+            axis.annotate("", point, offset, textcoords="offset points", zorder=1,
                           arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.7, "shrinkB": 0})  # fmt: skip
 
 
@@ -354,7 +355,7 @@ def gap_against_cost(points, floors=None):
             one.set_major_formatter(lambda value, _: f"{value:g}")
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, fontsize=9.5)
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # names are placed in pixels: from here on nothing moves
+    figure.set_layout_engine("none")  # from here on nothing moves
     for axis, scenario in zip(axes[:, 0], scenarios):
         methods = points[(points.scenario == scenario) & ~points.method.str.match("Original|Gold")].set_index("method")
         label_points(axis, methods)
