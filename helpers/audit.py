@@ -72,8 +72,8 @@ def mia_efficacy(retain, test, forget, *, at_most=1000, seed=0):
     A support vector machine (C = 3, gamma = 1 / features, rbf) learns to tell retained images (members) from as many
     test images (non-members). Five signals: correctness, confidence, entropy, modified entropy, probabilities; SalUn's
     tables print the confidence's. Its code has the modified entropy wrong; here it is as published.
-    Pitfall: weak; more than Gold's is not better; and where there is nothing to tell, it moves by tens of points from one
-    draw or seed to the next, so never quote it from one.
+    Pitfall: weak; more than Gold's is not better; and where there is nothing to tell, it moves by tens of points from
+    one draw or seed to the next, so never quote it from one.
 
     Args:
         retain, test, forget: sets `(logits, y)`.
@@ -219,10 +219,10 @@ DELTA = 1e-5  # of the competition's (epsilon, delta)
 def epsilons(unlearned, retrained):
     """For each image the largest epsilon, nats `(n,)`, that a threshold attack proves between two ensembles `(N, n)`.
 
-    epsilon = max ln((1 - delta - FPR) / FNR), ln((1 - delta - FNR) / FPR) over single thresholds (above it: the side
-    with the larger median) and double ones (between them: the side with the smaller range). As in the competition's
+    epsilon = max ln((1 - delta - FPR) / FNR), ln((1 - delta - FNR) / FPR) over single and double thresholds: what lies
+    between two cuts, one of which may be infinite, is called the side with the smaller range. As in the competition's
     code, perfect separation is infinite, a threshold at which just one of the rates is 0 does not count, and a side
-    whose range is under 1 % of the other's is separated. Thresholds are all cuts between values, not a grid.
+    whose range is under 1 % of the other's is separated. All cuts between values are tried, not a grid.
     """
     a, b = np.asarray(unlearned, float), np.asarray(retrained, float)
     runs = len(a)
@@ -231,15 +231,11 @@ def epsilons(unlearned, retrained):
     cuts = np.concatenate([-ends, (union[1:] + union[:-1]) / 2, ends])  # (2N + 1, n)
     below_a, below_b = ((side[:, None] < cuts).sum(0) for side in (a, b))
 
-    high = np.median(b, axis=0) > np.median(a, axis=0)
-    misses, alarms = np.where(high, below_b, below_a), runs - np.where(high, below_a, below_b)
     left, right = np.triu_indices(len(cuts), 1)
     range_a, range_b = np.ptp(a, axis=0), np.ptp(b, axis=0)
     inside_a, inside_b = below_a[right] - below_a[left], below_b[right] - below_b[left]
     narrow = range_b < range_a
-    misses = np.concatenate([misses, runs - np.where(narrow, inside_b, inside_a)])
-    alarms = np.concatenate([alarms, np.where(narrow, inside_a, inside_b)])
-
+    misses, alarms = runs - np.where(narrow, inside_b, inside_a), np.where(narrow, inside_a, inside_b)
     epsilon = np.maximum(_log_ratio(alarms, misses, runs), _log_ratio(misses, alarms, runs))
     epsilon[(misses == 0) != (alarms == 0)] = 0
     epsilon[(misses == 0) & (alarms == 0)] = np.inf
