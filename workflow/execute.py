@@ -30,6 +30,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("--parameters", type=json.loads, required=True, help="a JSON object")
+    parser.add_argument("--made-from", required=True, help="a digest of all that the result depends on")
     parser.add_argument("--executed", type=Path, required=True, help="where the executed notebook goes")
     parser.add_argument("--result", type=Path, required=True, help="the JSON file written after the last cell")
     parser.add_argument("--attempt", type=int, default=ATTEMPTS)
@@ -53,6 +54,7 @@ def main():
     else:
         say(name, f"done in {duration(seconds)}")
         result = {"notebook": options.notebook.name, "parameters": options.parameters, "seconds": round(seconds, 1)}
+        result["made_from"] = options.made_from
         replace_text(options.result, json.dumps(result, indent=1))
     return 1 if problem else 0
 

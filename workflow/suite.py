@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,31 +123,36 @@ def run(options):
         "notebooks": {number: NOTEBOOKS[number] for number in options.only},
         "seeds": options.seeds,
         "parameters": {name: getattr(options, name) for name in SETTINGS},
-        "identity": data.identity,
     }
+    config["made_from"] = {number: made_from(number, config["parameters"], data.identity) for number in options.only}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     jobs = options.jobs or (min(2, cores) if device == "cpu" else 1)
     for library in ("OMP", "MKL", "OPENBLAS"):
         os.environ[f"{library}_NUM_THREADS"] = str(max(1, cores // jobs))
 
     targets = list_targets(config)
+    left = pending(config, targets)
+    config["left"] = [target.result for target in left]
     print(
         f"{data.title}, budget {options.budget}, scenarios {' and '.join(options.scenarios)}, "
         f"seed {' '.join(map(str, options.seeds))}; up to {jobs} at a time, into {folder}/",
         flush=True,
     )
     if options.dry_run:
-        print("Would run:", ", ".join(target.title for target in pending(config, targets, lock)) or "nothing")
+        print("Would run:", ", ".join(target.title for target in left) or "nothing")
         return 0
-    for target in targets:
-        (ROOT / target.result).with_suffix(".failed").unlink(missing_ok=True)
-    start, log = time.monotonic(), ROOT / folder / "snakemake.log"
-    with open(log, "w") as file:
-        code = snakemake(config, ["-j", str(jobs)], lock=lock, stderr=file)
-    if code != 0:
-        return report_failure(config, targets, log, lock)
-    nothing = "Nothing to be done" in log.read_text(errors="replace")
-    print("Nothing to do: all is up to date." if nothing else f"All done in {duration(time.monotonic() - start)}.")
+    if not left:
+        print("Nothing to do: all is up to date.")
+    else:
+        for target in left:
+            (ROOT / target.result).unlink(missing_ok=True)
+            (ROOT / target.result).with_suffix(".failed").unlink(missing_ok=True)
+        start, log = time.monotonic(), ROOT / folder / "snakemake.log"
+        with open(log, "w") as file:
+            code = snakemake(config, ["-j", str(jobs)], lock=lock, stderr=file)
+        if code != 0:
+            return report_failure(pending(config, targets), log)
+        print(f"All done in {duration(time.monotonic() - start)}.")
     print(f"Figures are in figures/, executed notebooks in {folder}/, models and numbers in runs/.")
     if options.save:
         save(targets, options.seeds[0])
@@ -198,6 +204,10 @@ class Target(NamedTuple):
     stem: str
 
     @property
+    def number(self):
+        return Path(self.stem).name
+
+    @property
     def title(self):
         return title(self.notebook, self.seed)
 
@@ -226,7 +236,7 @@ def snakemake(config, arguments, *, lock, **streams):
         json.dump(config, file)
         file.flush()
         command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--configfile", file.name]
-        command += ["--keep-going", "--retries", "1", "--rerun-incomplete", "--rerun-triggers", "mtime", "params"]
+        command += ["--keep-going", "--retries", "1", "--rerun-incomplete", "--rerun-triggers", "mtime"]
         command += ["--nolock", "--scheduler", "greedy", *arguments]
         process = subprocess.Popen(
             command,
@@ -244,18 +254,35 @@ def snakemake(config, arguments, *, lock, **streams):
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def pending(config, targets, lock):
-    """Those of `targets` that Snakemake would run now."""
-    with tempfile.TemporaryFile("w+") as table:
-        code = snakemake(config, ["--summary"], lock=lock, stdout=table, stderr=subprocess.DEVNULL)
-        table.seek(0)
-        files = {line.split("\t")[0] for line in table if line.rstrip().endswith("update pending")}
-    return [target for target in targets if code or target.result in files]
+def made_from(number, parameters, identity):
+    """Changes with a notebook's code, the helpers, the settings or the data; outputs or prose do not matter."""
+    cells = json.loads((ROOT / NOTEBOOKS[number]).read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    helpers = {path.name: path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("helpers/*.py"))}
+    return sha256(json.dumps([code, helpers, parameters, identity]).encode()).hexdigest()[:12]
 
 
-def report_failure(config, targets, log, lock):
+def pending(config, targets):
+    """Those of `targets` whose result is missing or was made from something else; 10 after any other."""
+    left = [target for target in targets if recorded(target).get("made_from") != config["made_from"][target.number]]
+    last = [target for target in targets if target.seed is None and target not in left]
+    return left + [target for target in last if left or written(target) < max(map(written, targets))]
+
+
+def written(target):
+    return (ROOT / target.result).stat().st_mtime
+
+
+def recorded(target):
+    """What the target's result file says; nothing where there is none."""
+    try:
+        return json.loads((ROOT / target.result).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def report_failure(left, log):
     """Name what failed and what was therefore left out."""
-    left = pending(config, targets, lock)
     failed = [target for target in left if (ROOT / target.result).with_suffix(".failed").exists()]
     for target in failed:
         problem = (ROOT / target.result).with_suffix(".failed").read_text(encoding="utf-8")
