@@ -216,14 +216,19 @@ class Experiment:
 
     def _kept(self, name, settings, make):
         """The run with these settings from `runs/`, or made and kept there; its outputs in a file beside it."""
-        path = self._path(name, settings)
-        record = runs.load_record(path, settings)
-        if record is None:
+        path, reused = self._path(name, settings), True
+
+        def make_it():
+            nonlocal reused
+            reused = False
             weights, made = make()
-            runs.save(path, settings, weights, name=name, machine=self.machine, **made)
-            for leftover in path.parent.glob(f"{path.name}.partial*"):
-                leftover.unlink(missing_ok=True)
-            record = runs.load_record(path, settings)
+            return weights, {"name": name, "machine": self.machine, **made}
+
+        record = runs.once(path, settings, make_it)
+        for leftover in path.parent.glob(f"{path.name}.partial*"):
+            leftover.unlink(missing_ok=True)
+        if reused:
+            say(f"{self.scenario}: {name}  reused from runs/")
 
         def load_model():
             tensors, _ = runs.load(path, settings)
@@ -318,7 +323,10 @@ class Experiment:
         found = set()
         for file in self.folder.glob("original-seed*.json"):
             if not file.name.endswith((".partial.json", ".outputs.json")):
-                settings = json.loads(file.read_text())["settings"]
+                try:
+                    settings = json.loads(file.read_text())["settings"]
+                except (ValueError, KeyError, TypeError):
+                    continue  # damaged; whoever asks for that seed is told and makes it again
                 seed = settings.pop("seed", None)
                 if settings == wanted:
                     found.add(seed)

@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -50,7 +52,7 @@ def _digest(file):
 
 
 def save(path, settings, tensors, **record):
-    """Write `path.safetensors` and `path.json` with the settings, the record and the tensors' checksum.
+    """Write `path.safetensors` and `path.json` with the settings, the record, the tensors' checksum and its own.
 
     The tensors wait as a draft until the record that names their checksum is in place: a run that is killed in between
     leaves either the old pair or the new one.
@@ -58,9 +60,15 @@ def save(path, settings, tensors, **record):
     record_file, tensor_file, draft = _files(path)
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     replace_file(draft, lambda file: save_file(tensors, file))
-    text = json.dumps({"settings": settings, "sha256": sha256(draft), **record}, indent=1)
+    record = {"settings": settings, "sha256": sha256(draft), **record}
+    text = json.dumps({**record, "own sha256": own_sha256(record)}, indent=1)
     replace_file(record_file, lambda file: file.write_text(text))
     os.replace(draft, tensor_file)
+
+
+def own_sha256(record):
+    """The checksum of a record's content; the same for what `json` reads back."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _files(path):
@@ -75,9 +83,12 @@ def load_record(path, settings):
         return None
     try:
         record = json.loads(record_file.read_text())
+        own = record.pop("own sha256", None)  # records of older versions have none
         if draft.exists() and record["sha256"] == sha256(draft):
             os.replace(draft, tensor_file)
-        if record["settings"] != json.loads(json.dumps(settings)):
+        if own not in (None, own_sha256(record)):
+            problem = "has a record that does not match its checksum"
+        elif record["settings"] != json.loads(json.dumps(settings)):
             problem = "was made with other settings"
         elif record["sha256"] != sha256(tensor_file):
             problem = "does not match its checksum"
@@ -95,10 +106,44 @@ def load(path, settings):
     return record and (load_file(path.with_name(path.name + ".safetensors")), record)
 
 
+@contextmanager
+def alone(path):
+    """Keep other processes from making `path` at the same time; yields whether it had to wait for one that did."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+            waited = False
+        except Timeout:
+            print(f"{path.name} is being made by another process: waiting for it")
+            lock.acquire()
+            waited = True
+    except OSError as error:
+        raise OSError(f"could not write {os.path.relpath(path, RUNS.parent)}: {error.strerror}") from error
+    try:
+        yield waited
+    finally:
+        lock.release()
+
+
+def once(path, settings, make):
+    """The record at `path` if it was made with `settings`, else of what `make()` returns: tensors and a record to keep.
+
+    Of two processes that ask at once, one makes it and the other waits.
+    """
+    record = load_record(path, settings)
+    if record is None:
+        with alone(path) as waited:
+            record = load_record(path, settings) if waited else None
+            if record is None:
+                tensors, made = make()
+                save(path, settings, tensors, **made)
+                record = load_record(path, settings)
+    return record
+
+
 def remember(path, settings, make):
     """The tensors at `path` if they were made with `settings`, else those that `make()` returns, kept there."""
-    if saved := load(path, settings):
-        return saved[0]
-    tensors = make()
-    save(path, settings, tensors)
-    return tensors
+    once(path, settings, lambda: (make(), {}))
+    return load(path, settings)[0]

@@ -2,6 +2,9 @@
 
 import errno
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -95,6 +98,20 @@ def test_a_flipped_bit_is_told_and_nothing_loaded(path, saved, capsys, flip_byte
     assert capsys.readouterr().out == "m1 does not match its checksum: making it again\n"
 
 
+def test_a_changed_number_in_the_record_is_told_and_nothing_loaded(path, saved, capsys):
+    record = path.with_name("m1.json")
+    record.write_text(record.read_text().replace("0.30000000000000004", "0.70000000000000004"))
+    assert runs.load(path, SETTINGS) is None
+    assert capsys.readouterr().out == "m1 has a record that does not match its checksum: making it again\n"
+
+
+def test_a_record_of_an_older_version_has_no_checksum_and_is_taken(path, saved):
+    record = json.loads(path.with_name("m1.json").read_text())
+    del record["own sha256"]
+    path.with_name("m1.json").write_text(json.dumps(record))
+    assert runs.load(path, SETTINGS)
+
+
 def test_other_settings_are_told_and_nothing_loaded(path, saved, capsys):
     assert runs.load(path, {**SETTINGS, "lr": 0.2}) is None
     assert capsys.readouterr().out == "m1 was made with other settings: making it again\n"
@@ -165,6 +182,45 @@ def test_remember_makes_a_thing_once(path):
     assert len(made) == 1
     runs.remember(path, {"lr": 0.2}, make)
     assert len(made) == 2
+
+
+TWO = """
+import sys, time
+from pathlib import Path
+import torch
+from helpers import runs
+
+def make():
+    with open("made", "a") as file:
+        print("made", file=file)
+    print("making", flush=True)
+    while not Path("go").exists():
+        time.sleep(0.01)
+    return {"w": torch.ones(2)}
+
+print(runs.remember(Path("runs/m1").absolute(), {"lr": 0.1}, make)["w"].tolist())
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_of_two_processes_one_makes_it_and_the_other_waits(tmp_path, killed):
+    """If the first is killed at it, the second takes over."""
+
+    def start():
+        command, environment = [sys.executable, "-c", TWO], {**os.environ, "PYTHONPATH": str(runs.ROOT)}
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+
+    with start() as first:
+        assert first.stdout.readline() == "making\n"
+        with start() as second:
+            assert second.stdout.readline() == "m1 is being made by another process: waiting for it\n"
+            if killed:
+                first.kill()
+            (tmp_path / "go").touch()
+            assert first.communicate()[0] == ("" if killed else "[1.0, 1.0]\n")
+            assert second.communicate()[0] == ("making\n" * killed) + "[1.0, 1.0]\n"
+            assert second.returncode == 0
+    assert (tmp_path / "made").read_text() == "made\n" * (1 + killed)
 
 
 def test_tensors_are_plain_safetensors(path, saved):

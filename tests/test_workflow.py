@@ -1,6 +1,7 @@
 """run_all.sh and workflow/, on tiny notebooks in a copy of the repository whose `helpers` need no torch."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -8,13 +9,15 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import psutil
 import pytest
-from execute import parameter_problem
+from execute import parameter_problem, take_gpu
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from save import save_outputs
+from suite import share_out, time_left
 from wording import duration, title, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,7 +72,7 @@ if os.path.exists("../fail{number}"):
 while os.path.exists("../wait{number}"):
     time.sleep(0.1)
 with open("../pid", "w") as file:
-    print(os.getpid(), file=file)
+    print(os.getpid(), os.environ["OMP_NUM_THREADS"], file=file)
 """
         write_notebook(folder / f"notebooks/{number}_some_words.ipynb", code, "print(budget)", seed=number != "10")
     return folder
@@ -203,6 +206,8 @@ def test_checks_stop_at_the_first_that_fails(shell, failing, reached):
         ("--budgt quick", "'--budgt' is unknown: one of --help, "),
         ("--budgt quick", "did you mean --budget?"),
         ("tset", "did you mean test?"),
+        ("stauts", "did you mean status?"),
+        ("--cluster slrum", "did you mean slurm?"),
         ("--budget quik", "'quik' is unknown: one of quick, short, published, smoke; did you mean quick?"),
         ("--scenario random clas", "did you mean class?"),
         ("--start chian", "did you mean chain?"),
@@ -253,7 +258,7 @@ def execute(folder, *cells, parameters=None, attempt=1):
         "--executed",
         "runs/03.ipynb",
     ]
-    command += ["--result", "runs/03.json", "--attempt", str(attempt)]
+    command += ["--result", "runs/03.json", "--made-from", "0", "--attempt", str(attempt)]
     command += ["--parameters", json.dumps({"seed": 5} if parameters is None else parameters)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
 
@@ -261,12 +266,11 @@ def execute(folder, *cells, parameters=None, attempt=1):
 def test_success_leaves_notebook_and_result(tmp_path):
     answer = execute(tmp_path, "import os\nprint(seed, forget_class, os.path.basename(os.getcwd()))")
     assert answer.returncode == 0, answer.stderr
-    started, done = answer.stdout.splitlines()
-    assert started == "03 some words (seed 5)  started" and done.startswith("03 some words (seed 5)  done in ")
+    assert answer.stdout == "03 some words (seed 5)  started\n"
     result = json.loads((tmp_path / "runs/03.json").read_text())
     assert result["notebook"] == "03_some_words.ipynb" and result["parameters"] == {"seed": 5} and result["seconds"] > 0
     assert nbformat.read(tmp_path / "runs/03.ipynb", 4).cells[-1].outputs[0].text == "5 None notebooks\n"
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["03.ipynb", "03.json"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [".03.progress", "03.ipynb", "03.json"]
 
 
 def test_failing_cell_keeps_its_traceback_and_is_not_tried_again(tmp_path):
@@ -329,6 +333,7 @@ def story(tmp_path_factory):
     (repository / "fail03").touch()
     tell("broken")
     (repository / "fail03").unlink()
+    tell("status", "status")
     tell("plan", "--dry-run")
     tell("repaired", "--save")
     saved = {path.name: path.read_bytes() for path in repository.glob("notebooks/*")}
@@ -339,6 +344,14 @@ def story(tmp_path_factory):
     tell("other settings", "--only", "04", "--forget-fraction", "0.2", "--dry-run")
     (repository / "helpers/data.py").write_text(HELPERS["data.py"] + "# changed\n")
     tell("other helpers", "--only", "03", "04", "--dry-run")
+    tell("status of other helpers", "status", "--only", "03")
+    (repository / "notebooks/02_some_words.ipynb").write_text(
+        (repository / "notebooks/02_some_words.ipynb").read_text().replace("print(budget)", "print(start)")
+    )
+    tell("other helpers and 02")
+    tell("and again")
+    (repository / "runs/suite/digits-quick/seed0/02.json").unlink()
+    tell("02 anew")
     return repository, answers
 
 
@@ -360,6 +373,74 @@ def test_same_command_does_only_what_is_left(story):
     assert answer.returncode == 0 and ran == [] and "Nothing to do" in answer.stdout
 
 
+def test_each_finished_notebook_is_a_line_with_the_time_left(story):
+    lines = story[1]["broken"][0].stdout.splitlines()
+    finished = [line for line in lines if "  done in " in line]
+    assert [line.split("; ")[1].split(",")[0] for line in finished] == ["1 of 5", "2 of 5", "3 of 5"]
+    assert all(", about " in line and line.endswith(" left") for line in finished)
+    assert story[1]["repaired"][0].stdout.splitlines()[-5].endswith("; 2 of 2")
+
+
+def test_status_tells_what_is_done_and_what_failed(story):
+    answer, ran = story[1]["status"]
+    lines = answer.stdout.splitlines()
+    assert answer.returncode == 0 and ran == [] and lines[0].startswith("01 some words (seed 0)  done in ")
+    assert lines[2] == "03 some words (seed 0)  FAILED: ValueError: too bad"
+    assert lines[4:] == ["10 some words  to do", "3 of 5 done"]
+    outdated = story[1]["status of other helpers"][0].stdout
+    assert outdated == "03 some words (seed 0)  out of date\n0 of 1 done\n"
+
+
+def test_parallel_notebooks_share_the_cores(story):
+    threads = int((story[0] / "pid").read_text().split()[1])
+    assert threads == max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "device", "named", "expected", "shared"),
+    [
+        (None, "cpu", "", (2, 4), None),
+        (3, "cpu", "", (3, 2), None),
+        (1, "cpu", "", (1, 8), None),
+        (None, "cuda", "2", (1, 8), None),
+        (None, "cuda", "2,5", (2, 4), "2,5"),
+        (4, "cuda", "2,5", (4, 2), "2,5,2,5"),
+    ],
+)
+def test_cores_and_gpus_are_shared_out(monkeypatch, jobs, device, named, expected, shared):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    monkeypatch.setenv("UNLEARNING_GPUS", "")
+    assert share_out(SimpleNamespace(jobs=jobs, cluster=None), device) == expected
+    assert os.environ["UNLEARNING_GPUS"] == (shared or "")
+
+
+def test_each_job_has_a_gpu_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNLEARNING_GPUS", "2,5")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    (tmp_path / ".snakemake").mkdir()
+    locks = {}
+    for _ in range(2):
+        lock = take_gpu()
+        locks[os.environ["CUDA_VISIBLE_DEVICES"]] = lock
+    assert locks.keys() == {"2", "5"}
+    locks["5"].close()
+    assert take_gpu() and os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+
+
+def test_the_time_left_is_what_remains_shared_by_the_jobs():
+    waiting = [SimpleNamespace(number=number) for number in ("02", "03", "04")]
+    assert time_left(waiting, 2, {"01": 10, "02": 60, "03": 20, "04": None}) == (60 + 20 + 30) / 2
+    assert time_left(waiting[:1], 8, {"02": 60}) == 60
+
+
+def test_a_cluster_that_is_not_there_is_told(quiet_repository, monkeypatch):
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
+    answer = suite(quiet_repository, "--cluster", "slurm")
+    assert answer.returncode == 2 and "there is no sbatch here" in answer.stderr and answer.stderr.count("\n") == 1
+
+
 def test_results_hold_the_parameters(story):
     folder = story[0] / "runs/suite/digits-quick"
     settings = {"data": "digits", "budget": "quick", "scenarios": ["random", "class"], "start": "fresh"}
@@ -371,6 +452,17 @@ def test_results_hold_the_parameters(story):
 def test_changed_settings_or_helpers_are_noticed(story):
     assert "Would run: 04 some words (seed 0)\n" in story[1]["other settings"][0].stdout
     assert "Would run: 03 some words (seed 0), 04 some words (seed 0)\n" in story[1]["other helpers"][0].stdout
+
+
+def test_what_is_out_of_date_runs_though_its_leader_runs_too(story):
+    """Snakemake by itself skips jobs behind an `ancient` edge from one that runs, whatever else they depend on."""
+    answer, ran = story[1]["other helpers and 02"]
+    assert answer.returncode == 0 and ran[:2] == ["01", "02"] and sorted(ran[2:4]) == ["03", "04"] and ran[4:] == ["10"]
+    assert story[1]["and again"][1] == []
+
+
+def test_a_leader_that_runs_again_is_no_reason_for_the_others(story):
+    assert story[1]["02 anew"][1] == ["02", "10"]
 
 
 def test_saved_notebooks_repeat_byte_for_byte(story):

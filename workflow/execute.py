@@ -5,12 +5,14 @@ The Snakefile runs this. A cell that raises would raise again, so a second attem
 
 import argparse
 import ast
+import fcntl
 import json
 import os
 import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # this environment's kernel, whatever else is installed
@@ -30,6 +32,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("--parameters", type=json.loads, required=True, help="a JSON object")
+    parser.add_argument("--made-from", required=True, help="a digest of all that the result depends on")
     parser.add_argument("--executed", type=Path, required=True, help="where the executed notebook goes")
     parser.add_argument("--result", type=Path, required=True, help="the JSON file written after the last cell")
     parser.add_argument("--attempt", type=int, default=ATTEMPTS)
@@ -41,9 +44,17 @@ def main():
     elif failed.exists():
         return 1
 
+    options.executed.parent.mkdir(parents=True, exist_ok=True)
+    progress = open(options.executed.with_name(f".{options.executed.stem}.progress"), "a")  # noqa: SIM115
+    fcntl.flock(progress, fcntl.LOCK_EX)  # a job that a killed driver left on a cluster may be at it still
+    if options.result.exists() and json.loads(options.result.read_text()).get("made_from") == options.made_from:
+        return 0
+    progress.truncate(0)
+    gpu = take_gpu()  # noqa: F841
+
     say(name, "started" if options.attempt == 1 else "started again")
     start = time.monotonic()
-    problem, again = execute(name, options)
+    problem, again = execute(name, options, Path(progress.name).resolve())  # papermill changes the working directory
     seconds = time.monotonic() - start
     if problem and again and options.attempt < ATTEMPTS:
         say(name, f"{problem.strip()}; trying once more")
@@ -51,21 +62,30 @@ def main():
         say(name, f"FAILED after {duration(seconds)}\n{problem}")
         replace_text(failed, problem)
     else:
-        say(name, f"done in {duration(seconds)}")
         result = {"notebook": options.notebook.name, "parameters": options.parameters, "seconds": round(seconds, 1)}
+        result["made_from"] = options.made_from
         replace_text(options.result, json.dumps(result, indent=1))
     return 1 if problem else 0
 
 
-def execute(name, options):
+def take_gpu():
+    """Where the suite shares out several GPUs, one for this job alone, until its process ends."""
+    while gpus := os.environ.get("UNLEARNING_GPUS"):
+        for place, gpu in enumerate(gpus.split(",")):
+            lock = open(Path(".snakemake") / f"gpu{place}.lock", "a")  # noqa: SIM115
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+                return lock
+        time.sleep(1)
+
+
+def execute(name, options, progress):
     """Run the notebook to `options.executed`; return what went wrong, if anything, and whether a retry may help."""
     if problem := parameter_problem(nbformat.read(options.notebook, 4), options.parameters):
         return f"    {problem}", False
-    options.executed.parent.mkdir(parents=True, exist_ok=True)
     unfinished = options.executed.with_name(f".{options.executed.name}")
     unfinished.unlink(missing_ok=True)
-    progress = unfinished.with_suffix(".progress").resolve()  # papermill changes the working directory
-    progress.write_text("")
     os.environ["UNLEARNING_PROGRESS"] = str(progress)
     ended = threading.Event()
     threading.Thread(target=watch, args=(name, progress, ended), daemon=True).start()
@@ -91,7 +111,6 @@ def execute(name, options):
         return f"    {type(error).__name__}: {error} ({options.executed})", True
     finally:
         ended.set()
-        progress.unlink(missing_ok=True)
         if unfinished.exists():
             os.replace(unfinished, options.executed)
 

@@ -5,12 +5,16 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import suppress
+from hashlib import sha256
+from importlib.util import find_spec
+from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +25,11 @@ NOTEBOOKS = {path.name[:2]: f"notebooks/{path.name}" for path in sorted(ROOT.glo
 BUDGETS = ["quick", "short", "published", "smoke"]
 SCENARIOS = ["random", "class"]
 STARTS = ["fresh", "chain"]
-TEST = "`run_all.sh test` checks the code's style and runs the tests; what follows `test` goes to pytest."
+WORDS = (
+    "`run_all.sh status` and the same options tell what is done; `run_all.sh test` checks the style and runs the "
+    "tests (what follows goes to pytest)."
+)
+CLUSTERS = ["slurm"]
 SETTINGS = ["data", "budget", "scenarios", "forget_class", "forget_fraction", "start"]
 
 
@@ -53,7 +61,7 @@ def refuse(message):
 
 
 def parse():
-    parser = Parser(prog="run_all.sh", description=__doc__, epilog=TEST, allow_abbrev=False)
+    parser = Parser(prog="run_all.sh", description=__doc__, epilog=WORDS, allow_abbrev=False)
     add = parser.add_argument
     add("--data", default="digits", metavar="DATA", help="digits (default), cifar10 or a folder of images")
     add("--budget", type=one_of(*BUDGETS), default="quick", metavar="B", help="quick, short, published or smoke")
@@ -63,13 +71,16 @@ def parse():
     add("--forget-fraction", type=fraction, default=0.1, metavar="X", help="share to forget at random (default: 0.1)")
     add("--start", type=one_of(*STARTS), default="fresh", metavar="START", help="fresh (default) or chain")
     add("--only", type=notebook_number, default=list(NOTEBOOKS), nargs="+", metavar="N", help="only these, as in 03 08")
-    add("-j", "--jobs", type=positive_number, metavar="N", help="notebooks at a time (default: 2, with a GPU 1)")
+    add("-j", "--jobs", type=positive_number, metavar="N", help="notebooks at a time (default: 2, with GPUs one each)")
+    add("--cluster", type=one_of(*CLUSTERS), metavar="C", help="slurm: each notebook is a job of its own there")
     add("--save", action="store_true", help="afterwards put the outputs of the first seed into notebooks/")
     add("--dry-run", action="store_true", help="only tell which notebooks would run")
-    options, rest = parser.parse_known_args()
+    status = sys.argv[1:2] == ["status"]
+    options, rest = parser.parse_known_args(sys.argv[1 + status :])
     if rest:
         valid = [option for option in parser._option_string_actions if option.startswith("--")]
-        parser.error(unknown(rest[0], valid if rest[0].startswith("-") else ["test", *valid]))
+        parser.error(unknown(rest[0], valid if rest[0].startswith("-") else ["test", "status", *valid]))
+    options.status = status
     options.scenarios = [scenario for scenario in SCENARIOS if scenario in options.scenario]
     options.seeds, options.only = sorted(set(options.seeds)), sorted(set(options.only))
     return options
@@ -114,39 +125,36 @@ def notebook_number(word):
 def run(options):
     data, device = check_data(options)
     folder = "runs/suite/" + re.sub(r"[^\w.-]", "-", f"{data.name}-{options.budget}")
-    for needed in [folder, "figures", ".snakemake"] + ["notebooks"] * options.save:
-        check_writable(ROOT / needed)
-    lock = take_lock(ROOT / ".snakemake" / "suite.lock")
     config = {
         "folder": folder,
         "notebooks": {number: NOTEBOOKS[number] for number in options.only},
         "seeds": options.seeds,
         "parameters": {name: getattr(options, name) for name in SETTINGS},
-        "identity": data.identity,
     }
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    jobs = options.jobs or (min(2, cores) if device == "cpu" else 1)
-    for library in ("OMP", "MKL", "OPENBLAS"):
-        os.environ[f"{library}_NUM_THREADS"] = str(max(1, cores // jobs))
-
+    config["made_from"] = {number: made_from(number, config["parameters"], data.identity) for number in options.only}
     targets = list_targets(config)
+    if options.status:
+        return tell_status(config, targets)
+    jobs, config["threads"] = share_out(options, device)
     print(
         f"{data.title}, budget {options.budget}, scenarios {' and '.join(options.scenarios)}, "
         f"seed {' '.join(map(str, options.seeds))}; up to {jobs} at a time, into {folder}/",
         flush=True,
     )
     if options.dry_run:
-        print("Would run:", ", ".join(target.title for target in pending(config, targets, lock)) or "nothing")
+        print("Would run:", ", ".join(target.title for target in pending(config, targets)) or "nothing")
         return 0
-    for target in targets:
-        (ROOT / target.result).with_suffix(".failed").unlink(missing_ok=True)
-    start, log = time.monotonic(), ROOT / folder / "snakemake.log"
-    with open(log, "w") as file:
-        code = snakemake(config, ["-j", str(jobs)], lock=lock, stderr=file)
-    if code != 0:
-        return report_failure(config, targets, log, lock)
-    nothing = "Nothing to be done" in log.read_text(errors="replace")
-    print("Nothing to do: all is up to date." if nothing else f"All done in {duration(time.monotonic() - start)}.")
+    for needed in [folder, "figures", ".snakemake"] + ["notebooks"] * options.save:
+        check_writable(ROOT / needed)
+    lock = take_lock(ROOT / ".snakemake" / "suite.lock")
+    left = pending(config, targets)
+    if not left:
+        print("Nothing to do: all is up to date.")
+    else:
+        start, log = time.monotonic(), ROOT / folder / "snakemake.log"
+        if snakemake(config, targets, left, jobs, options.cluster, log, lock) != 0:
+            return report_failure(pending(config, targets), log)
+        print(f"All done in {duration(time.monotonic() - start)}.")
     print(f"Figures are in figures/, executed notebooks in {folder}/, models and numbers in runs/.")
     if options.save:
         save(targets, options.seeds[0])
@@ -198,6 +206,10 @@ class Target(NamedTuple):
     stem: str
 
     @property
+    def number(self):
+        return Path(self.stem).name
+
+    @property
     def title(self):
         return title(self.notebook, self.seed)
 
@@ -220,42 +232,156 @@ def list_targets(config):
     return targets
 
 
-def snakemake(config, arguments, *, lock, **streams):
-    """Run Snakemake in a process group of its own, which ends with this function, however it ends."""
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(config, file)
-        file.flush()
-        command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--configfile", file.name]
-        command += ["--keep-going", "--retries", "1", "--rerun-incomplete", "--rerun-triggers", "mtime", "params"]
-        command += ["--nolock", "--scheduler", "greedy", *arguments]
+def share_out(options, device):
+    """How many notebooks at a time, and the threads of each; on one machine with several GPUs each has its own."""
+    if options.cluster:
+        check_cluster()
+        return options.jobs or 100, 1  # the profile says how many threads
+    gpus = list_gpus() if device == "cuda" else []
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    jobs = options.jobs or len(gpus) or min(2, cores)
+    if len(gpus) > 1:
+        os.environ["UNLEARNING_GPUS"] = ",".join(islice(cycle(gpus), jobs))
+    return jobs, max(1, cores // jobs)
+
+
+def list_gpus():
+    """What CUDA_VISIBLE_DEVICES calls the GPUs that may be used here."""
+    if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return named.split(",")
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def check_cluster():
+    if not shutil.which("sbatch"):
+        raise ValueError("--cluster slurm: there is no sbatch here; start the suite on a machine that can submit jobs")
+    if not find_spec("snakemake_executor_plugin_slurm"):
+        raise ValueError("--cluster slurm needs Python 3.11 or newer and snakemake-executor-plugin-slurm")
+
+
+def snakemake(config, targets, left, jobs, cluster, log, lock):
+    """Make the results of `left` in a process group of its own, which ends with this function, however it ends."""
+    seconds = {target.number: recorded(target).get("seconds") for target in targets}
+    for target in left:
+        (ROOT / target.result).unlink(missing_ok=True)
+        (ROOT / target.result).with_suffix(".failed").unlink(missing_ok=True)
+    configfile = log.with_suffix(".json")  # not a temporary file of this machine: a cluster's nodes read it
+    configfile.write_text(json.dumps({**config, "left": [target.result for target in left]}))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--configfile", configfile]
+    command += ["--profile", f"workflow/profiles/{cluster or 'local'}"]
+    command += ["--jobs", str(jobs)] if cluster else ["--cores", str(jobs * config["threads"])]
+    with open(log, "w") as file:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
             env={**os.environ, "UNLEARNING_DRIVER": str(os.getpid())},
             stdin=subprocess.DEVNULL,
+            stderr=file,
             start_new_session=True,
             pass_fds=[lock.fileno()],
-            **streams,
         )
+    try:
+        return follow(process, left, jobs, seconds)
+    except KeyboardInterrupt:
+        if cluster:
+            process.send_signal(signal.SIGINT)  # it cancels its jobs
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(60)
+        raise
+    finally:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def follow(process, left, jobs, seconds):
+    """Say each of `left` that is done and what remains; return Snakemake's exit status.
+
+    Args:
+        seconds: for each notebook's number how long it took before, or None; what is not known counts as the mean.
+    """
+    waiting, ended = list(left), False
+    while not ended:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        ended = process.returncode is not None
+        for target in [target for target in waiting if recorded(target)]:
+            waiting.remove(target)
+            seconds[target.number] = recorded(target)["seconds"]
+            line = (
+                f"{target.title}  done in {duration(seconds[target.number])}; {len(left) - len(waiting)} of {len(left)}"
+            )
+            print(line + (f", about {duration(time_left(waiting, jobs, seconds))} left" if waiting else ""), flush=True)
+    return process.returncode
+
+
+def time_left(waiting, jobs, seconds):
+    known = [value for value in seconds.values() if value is not None]
+    total = sum(seconds[target.number] or sum(known) / len(known) for target in waiting)
+    return total / min(jobs, len(waiting))
+
+
+def tell_status(config, targets):
+    """One line a notebook."""
+    left = pending(config, targets)
+    for target in targets:
+        print(f"{target.title}  {state(target, target in left)}")
+    print(f"{len(targets) - len(left)} of {len(targets)} done")
+    return 0
+
+
+def state(target, is_left):
+    """`done in 5 s`, `running: ...` with what its notebook said last, `FAILED: ...`, `out of date` or `to do`."""
+    result, progress = ROOT / target.result, (ROOT / target.stem).with_name(f".{target.number}.progress")
+    if is_running(progress):
+        return "running: " + (progress.read_text(errors="replace").splitlines() or ["started"])[-1]
+    if not is_left:
+        return f"done in {duration(recorded(target)['seconds'])}"
+    if result.with_suffix(".failed").exists():
+        return f"FAILED: {result.with_suffix('.failed').read_text(encoding='utf-8').splitlines()[-1].strip()}"
+    return "out of date" if result.exists() else "to do"
+
+
+def is_running(progress):
+    """Whether the job that holds this file locked is alive."""
+    with suppress(FileNotFoundError), open(progress) as file:
         try:
-            return process.wait()
-        finally:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
-def pending(config, targets, lock):
-    """Those of `targets` that Snakemake would run now."""
-    with tempfile.TemporaryFile("w+") as table:
-        code = snakemake(config, ["--summary"], lock=lock, stdout=table, stderr=subprocess.DEVNULL)
-        table.seek(0)
-        files = {line.split("\t")[0] for line in table if line.rstrip().endswith("update pending")}
-    return [target for target in targets if code or target.result in files]
+def made_from(number, parameters, identity):
+    """Changes with a notebook's code, the helpers, the settings or the data; outputs or prose do not matter."""
+    cells = json.loads((ROOT / NOTEBOOKS[number]).read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    helpers = {path.name: path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("helpers/*.py"))}
+    return sha256(json.dumps([code, helpers, parameters, identity]).encode()).hexdigest()[:12]
 
 
-def report_failure(config, targets, log, lock):
+def pending(config, targets):
+    """Those of `targets` whose result is missing or was made from something else; 10 after any other."""
+    left = [target for target in targets if recorded(target).get("made_from") != config["made_from"][target.number]]
+    last = [target for target in targets if target.seed is None and target not in left]
+    return left + [target for target in last if left or written(target) < max(map(written, targets))]
+
+
+def written(target):
+    return (ROOT / target.result).stat().st_mtime
+
+
+def recorded(target):
+    """What the target's result file says; nothing where there is none."""
+    try:
+        return json.loads((ROOT / target.result).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def report_failure(left, log):
     """Name what failed and what was therefore left out."""
-    left = pending(config, targets, lock)
     failed = [target for target in left if (ROOT / target.result).with_suffix(".failed").exists()]
     for target in failed:
         problem = (ROOT / target.result).with_suffix(".failed").read_text(encoding="utf-8")
