@@ -21,7 +21,10 @@ NOTEBOOKS = {path.name[:2]: f"notebooks/{path.name}" for path in sorted(ROOT.glo
 BUDGETS = ["quick", "short", "published", "smoke"]
 SCENARIOS = ["random", "class"]
 STARTS = ["fresh", "chain"]
-TEST = "`run_all.sh test` checks the code's style and runs the tests; what follows `test` goes to pytest."
+TEST = (
+    "`run_all.sh test` checks the code's style and runs the tests; what follows `test` goes to pytest. `run_all.sh "
+    "report` makes one HTML file of each run."
+)
 SETTINGS = ["data", "budget", "scenarios", "forget_class", "forget_fraction", "start"]
 
 
