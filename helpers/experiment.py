@@ -7,6 +7,8 @@ import inspect
 import json
 import os
 import platform
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -25,6 +27,10 @@ from .unlearning import find_method, unlearn
 TRACKED = {"random": ("retain", "forget", "validation"), "class": ("train retain", "train forget", "test retain")}
 SCENARIOS = ("random", "class")
 COLUMNS = ["scenario", "seed", "method", "epoch", "set", "metric", "value"]
+
+
+class NotThere(LookupError):
+    """A run does not lie under `runs/`, and making it was not asked for."""
 
 
 @dataclass
@@ -70,6 +76,8 @@ class Experiment:
         self.data = head(data, self.budget.get("images"))
         self.scenario, self.budget_name, self.seed, self.start = scenario, budget, seed, start
         self.device = pick_device()
+        self.say = say  # told one line now and then while something is made
+        self._may_make = True
         self.split_settings = {"scenario": scenario, "seed": SPLIT_SEED}
         if scenario == "random":
             self.split_settings |= {"forget_fraction": forget_fraction}
@@ -90,7 +98,7 @@ class Experiment:
     def original(self):
         """The model trained on everything; at `published` on the official CIFAR-10, the starting kit's checkpoint."""
         if self.downloads_original:
-            return self._downloaded("Original", self.budget["original"])
+            return self._downloaded("Original")
         return self._trained("Original", self.split.train, self.seed)
 
     @property
@@ -113,7 +121,7 @@ class Experiment:
         """The model that a method leaves: one of the budget's by name, or your own function under a name of yours."""
         function, defaults = find_method(method or name)
         settings = {**defaults, **(self.settings(name) if method is None else {}), **settings}
-        start = self._before(name) if self.start == "chain" else self.original
+        start = self._start(name)
         described = {
             "role": "unlearned",
             **self._common(self.seed),
@@ -134,7 +142,7 @@ class Experiment:
                     self.split,
                     seed=self.seed,
                     track=self.track,
-                    progress=lambda line: say(f"{self.scenario}: {name}  {line}"),
+                    progress=lambda line: self.say(f"{self.scenario}: {name}  {line}"),
                     **self.budget["unlearning"],
                     **settings,
                 )
@@ -158,6 +166,38 @@ class Experiment:
         """The budget's settings of a method, over the method's own defaults."""
         return {**self.budget["methods"], **self.budget["literature"]}.get(name, {})
 
+    def there(self):
+        """The `Run`s that lie under `runs/` already: Original, Golds, the budget's methods, own ones; trains none.
+
+        Of an own method that was edited, the newest.
+        """
+        seeker, found = copy(self), []
+        seeker._may_make = False
+        with suppress(NotThere):
+            found += [seeker.original, *seeker.golds]
+        for name in self.methods:
+            with suppress(NotThere):
+                found.append(seeker.unlearned(name))
+        with suppress(NotThere):
+            found += seeker._own_methods()
+        return found
+
+    def _own_methods(self):
+        """The newest `Run` of each method of one's own that started where it would start now."""
+        newest = {}
+        for file in sorted(self.folder.glob("*.json"), key=lambda file: file.stat().st_mtime):
+            record = json.loads(file.read_text())
+            settings = record["settings"]
+            if "source" in settings and settings["unlearning"] == self.budget["unlearning"]:
+                start = json.loads(json.dumps(self._start(record["name"]).settings))
+                if settings["start"] == start and runs.load_record(self._path(record["name"], settings), settings):
+                    newest[record["name"]] = self._run(record["name"], settings, record)
+        return list(newest.values())
+
+    def _start(self, name):
+        """The run that a method starts from."""
+        return self._before(name) if self.start == "chain" else self.original
+
     def _before(self, name):
         """In a chain: what the last method before `name` left that did not diverge, Original for the first."""
         position = self.methods.index(name) if name in self.methods else len(self.methods)
@@ -174,6 +214,12 @@ class Experiment:
             "precision": precision(self.device),
         }
 
+    def _settings(self, role, seed):
+        """What determines Original or a Gold."""
+        downloaded = role == "original" and self.downloads_original
+        made = {"weights": self.budget["original"]} if downloaded else {"training": self.budget["training"]}
+        return {"role": role, **self._common(seed), **made}
+
     def build(self, seed=0, **changes):
         """The budget's network for these classes, untrained unless `weights` are among its settings."""
         settings = {**self.budget["model"], **changes}
@@ -181,7 +227,7 @@ class Experiment:
 
     def _trained(self, name, batches, seed):
         role = "original" if name == "Original" else "retrained"
-        settings = {"role": role, **self._common(seed), "training": self.budget["training"]}
+        settings = self._settings(role, seed)
 
         def make():
             model = self.build(seed)
@@ -191,7 +237,7 @@ class Experiment:
                 seed=seed,
                 checkpoint=self._path(name, settings).with_suffix(".partial"),
                 track=self.track,
-                progress=lambda line: say(f"{self.scenario}: {name}  {line}"),
+                progress=lambda line: self.say(f"{self.scenario}: {name}  {line}"),
                 **self.budget["training"],
             )
             last = history[-1]
@@ -201,8 +247,8 @@ class Experiment:
 
         return self._kept(name, settings, make)
 
-    def _downloaded(self, name, weights):
-        settings = {"role": "original", **self._common(self.seed), "weights": weights}
+    def _downloaded(self, name):
+        settings, weights = self._settings("original", self.seed), self.budget["original"]
 
         def make():
             nothing = {"seconds": 0.0, "steps": 0, "images": 0}
@@ -217,6 +263,8 @@ class Experiment:
     def _kept(self, name, settings, make):
         """The run with these settings from `runs/`, or made and kept there; its outputs in a file beside it."""
         path, reused = self._path(name, settings), True
+        if not self._may_make and runs.load_record(path, settings) is None:
+            raise NotThere(name)
 
         def make_it():
             nonlocal reused
@@ -228,7 +276,12 @@ class Experiment:
         for leftover in path.parent.glob(f"{path.name}.partial*"):
             leftover.unlink(missing_ok=True)
         if reused:
-            say(f"{self.scenario}: {name}  reused from runs/")
+            self.say(f"{self.scenario}: {name}  reused from runs/")
+        return self._run(name, settings, record)
+
+    def _run(self, name, settings, record):
+        """The `Run` of a record that lies under `runs/`."""
+        path = self._path(name, settings)
 
         def load_model():
             tensors, _ = runs.load(path, settings)
@@ -257,7 +310,7 @@ class Experiment:
         )
 
     def _outputs(self, model):
-        say(f"{self.scenario}: evaluating")
+        self.say(f"{self.scenario}: evaluating")
         logits = {f"logits {name}": predict(model, batches)[0] for name, batches in self.split.sets.items()}
         return {**logits, "features": predict(model, self.panel)[1]}
 
@@ -317,10 +370,10 @@ class Experiment:
         return self if seed == self.seed else Experiment(**self._asked, seed=seed)
 
     def seeds_there(self):
-        """The seeds for which an Original with these settings lies under `runs/`."""
-        wanted = json.loads(json.dumps(self.original.settings))
+        """This seed and those for which an Original with these settings lies under `runs/`."""
+        wanted = json.loads(json.dumps(self._settings("original", self.seed)))
         del wanted["seed"]
-        found = set()
+        found = {self.seed}
         for file in self.folder.glob("original-seed*.json"):
             if not file.name.endswith((".partial.json", ".outputs.json")):
                 try:

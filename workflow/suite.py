@@ -26,8 +26,8 @@ BUDGETS = ["quick", "short", "published", "smoke"]
 SCENARIOS = ["random", "class"]
 STARTS = ["fresh", "chain"]
 WORDS = (
-    "`run_all.sh status` and the same options tell what is done; `run_all.sh test` checks the style and runs the "
-    "tests (what follows goes to pytest)."
+    "`run_all.sh status` and the same options tell what is done; `run_all.sh report` makes one HTML file of each run; "
+    "`run_all.sh test` checks the style and runs the tests (what follows goes to pytest)."
 )
 CLUSTERS = ["slurm"]
 SETTINGS = ["data", "budget", "scenarios", "forget_class", "forget_fraction", "start"]
