@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -235,8 +236,7 @@ class Batches:
             return x
         if self.augment:
             x = crop_and_flip(x, generator, flip=self.flip)
-        mean, std = (torch.tensor(values, device=x.device) * 255 for values in (self.mean, self.std))
-        x = ((x.float() - mean) / std).permute(0, 3, 1, 2)
+        x = ((x.float() - scale(tuple(self.mean), x.device)) / scale(tuple(self.std), x.device)).permute(0, 3, 1, 2)
         if x.shape[-1] != self.image_size:
             x = interpolate(x, size=self.image_size, mode="bilinear")
         return x
@@ -244,6 +244,12 @@ class Batches:
     def fresh(self, **changes):
         """The same images, from the first pass again, with `changes`."""
         return replace(self, **{"passes": 0, "seen": Counter(), **changes})
+
+
+@cache
+def scale(values, device):
+    """A mean or standard deviation of pixels in [0, 1] as a tensor for uint8 ones, sent to the device once."""
+    return torch.tensor(values, device=device) * 255
 
 
 def crop_and_flip(x, generator, *, padding=4, flip=True):
@@ -255,7 +261,7 @@ def crop_and_flip(x, generator, *, padding=4, flip=True):
     if flip:
         mirrored = torch.rand(count, 1, generator=generator) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    rows, columns = rows.to(x.device), columns.to(x.device)
+    rows, columns = (index.to(x.device, non_blocking=x.is_cuda) for index in (rows, columns))
     x = pad(x, (0, 0, padding, padding, padding, padding))
     return x[torch.arange(count, device=x.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
