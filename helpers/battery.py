@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown, display
 
 from . import audit
 from .literature import IDEAS
@@ -253,3 +254,25 @@ def replicates(table, scenario, metric):
     """A row a shadow, a column a method: what `audit.paired_tests` takes."""
     part = table[(table.scenario == scenario) & (table.metric == metric) & (table.shadow != ENSEMBLE)]
     return part.pivot_table(index="shadow", columns="method", values="value", sort=False).drop(columns="floor")
+
+
+def verdict(table):
+    """Computed sentences: who comes nearest to Gold, whether within the floor, at what cost, and what U-LiRA says."""
+    lines = []
+    for scenario in dict.fromkeys(table.scenario):
+        stats = of(table, scenario)
+        mean, half = stats["mean"], stats["half"]
+        gaps = mean.xs("average gap", level="metric").drop(["Original", "floor"])
+        best, floor = gaps.idxmin(), mean["floor", "average gap"]
+        high = floor + half["floor", "average gap"]
+        where = "within" if gaps[best] <= high else "above"
+        line = (
+            f"- {scenario}: the smallest average gap has **{best}**, {text(gaps[best], half[best, 'average gap'], 2)} "
+            f"points at {mean[best, 'images, % of retraining']:.1f} % of retraining, {where} the floor of "
+            f"{text(floor, half['floor', 'average gap'], 2)} (Original {mean['Original', 'average gap']:.2f})."
+        )
+        if (best, "U-LiRA AUC") in mean:
+            line += f" U-LiRA tells what it left from never seen with an AUC of {mean[best, 'U-LiRA AUC']:.3f}"
+            line += f" (Golds {mean['Gold', 'U-LiRA AUC']:.3f})." if ("Gold", "U-LiRA AUC") in mean else "."
+        lines.append(line)
+    display(Markdown("\n".join(lines)))

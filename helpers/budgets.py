@@ -1,11 +1,12 @@
 """How much is spent: one literal table a budget. Edit a number, and what depends on it is trained anew.
 
 For each scenario: `golds`, how many models are retrained without the forgotten images (the second says how far two of
-them lie apart: the floor of every gap); `shadows`, how many doubles of Original the audit trains, an even number;
-`model`, `batches` and `training`, the network, its input and how Original and Gold are trained; `unlearning`, what all
-methods share; `evaluation`, on how many retained training images accuracy is measured at the end, and on how many
-images of each set it is tracked after each epoch; `tuning`, how many settings of a method are tried, with how many
-epochs at most; `methods`, what runs and with which settings over the method's own defaults, which are the documents'.
+them lie apart: the floor of every gap); `audit`, how many doubles of Original it trains, an even number, and which
+methods it attacks; `model`, `batches` and `training`, the network, its input and how Original and Gold are trained;
+`unlearning`, what all methods share; `evaluation`, on how many retained training images accuracy is measured at the
+end, and on how many images of each set it is tracked after each epoch; `tuning`, how many settings of a method are
+tried, with how many epochs at most; `methods`, what runs and with which settings over the method's own defaults, which
+are the documents'; `literature`, the same for the methods published since.
 """
 
 CIFAR10 = {
@@ -17,7 +18,10 @@ CIFAR10 = {
 QUICK = {  # 1,797 digits in minutes on two cores
     "random": {
         "golds": 2,
-        "audit": {"shadows": 6},
+        "audit": {
+            "shadows": 6,
+            "methods": ["M1 Retain FT", "H2 Square + FT", "NegGrad+", "SalUn", "SCRUB", "Margin matching"],
+        },
         "model": {"name": "resnet18"},
         "batches": CIFAR10,
         "training": {
@@ -49,7 +53,10 @@ QUICK = {  # 1,797 digits in minutes on two cores
     },
     "class": {
         "golds": 2,
-        "audit": {"shadows": 6},
+        "audit": {
+            "shadows": 6,
+            "methods": ["Fine-tuning", "M2 Selective FT", "Gradient ascent", "2-Stage", "DELETE", "Margin matching"],
+        },
         "model": {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 16},
         "batches": {"image_size": 32},
         "training": {
@@ -85,7 +92,10 @@ QUICK = {  # 1,797 digits in minutes on two cores
 SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
     "random": {
         "golds": 2,
-        "audit": {"shadows": 8},
+        "audit": {
+            "shadows": 8,
+            "methods": ["M1 Retain FT", "H2 Square + FT", "NegGrad+", "SalUn", "SCRUB", "Margin matching"],
+        },
         "model": {"name": "resnet18"},
         "batches": CIFAR10,
         "training": {
@@ -117,7 +127,10 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
     },
     "class": {
         "golds": 2,
-        "audit": {"shadows": 8},
+        "audit": {
+            "shadows": 8,
+            "methods": ["Fine-tuning", "M2 Selective FT", "Gradient ascent", "2-Stage", "DELETE", "Margin matching"],
+        },
         "model": {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 8},
         "batches": {"image_size": 32},
         "training": {
@@ -153,7 +166,10 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
 PUBLISHED = {  # the documents' settings, to the letter; made for a GPU
     "random": {
         "golds": 2,
-        "audit": {"shadows": 128},
+        "audit": {
+            "shadows": 128,
+            "methods": ["M1 Retain FT", "H2 Square + FT", "NegGrad+", "SalUn", "SCRUB", "Margin matching"],
+        },
         "model": {"name": "resnet18"},
         "original": "kit",  # on the official CIFAR-10 Original is the starting kit's checkpoint, not trained here
         "batches": CIFAR10,
@@ -179,7 +195,10 @@ PUBLISHED = {  # the documents' settings, to the letter; made for a GPU
     },
     "class": {
         "golds": 2,
-        "audit": {"shadows": 128},
+        "audit": {
+            "shadows": 128,
+            "methods": ["Fine-tuning", "M2 Selective FT", "Gradient ascent", "2-Stage", "DELETE", "Margin matching"],
+        },
         "model": {"name": "vit_tiny_patch16_224", "image_size": 224, "patch_size": 16, "weights": "imagenet"},
         "batches": {"image_size": 224},
         "training": {"epochs": 3, "batch_size": 64, "lr": 1e-4, "augment": False},
@@ -212,7 +231,7 @@ def _smoke(table):
     return {
         **table,
         "images": 240,
-        "audit": {"shadows": 6},
+        "audit": {"shadows": 6, "methods": table["audit"]["methods"][:1]},
         "training": {**table["training"], "epochs": 1, "plain_epochs": 0, "batch_size": 60},
         "unlearning": {"batch_size": 60},
         "evaluation": {"final": 60, "tracked": 30},
