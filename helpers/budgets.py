@@ -4,7 +4,7 @@ For each scenario: `golds`, how many models are retrained without the forgotten 
 them lie apart: the floor of every gap); `model`, `batches` and `training`, the network, its input and how Original and
 Gold are trained; `unlearning`, what all methods share; `evaluation`, on how many retained training images accuracy is
 measured at the end, and on how many images of each set it is tracked after each epoch; `methods`, what runs and with
-which settings over the method's own defaults, which are the documents'.
+which settings over the method's own defaults, which are the documents'; `literature`, the same for published methods.
 """
 
 CIFAR10 = {
@@ -43,6 +43,29 @@ QUICK = {  # 1,797 digits in minutes on two cores
             "2-Stage": {"epochs": 3, "lr": 1e-3},
             "2-Stage full": {"rounds": 2},
         },
+        "literature": {
+            "l1-sparse": {"alpha": 1e-5, "epochs": 1},
+            "CF-k": {"epochs": 1},
+            "EU-k": {"epochs": 2, "lr": 0.01},
+            "CoUn": {"epochs": 1, "lr": 0.01},
+            "NegGrad+": {"epochs": 1},
+            "SFR-on": {"steps": 10, "alpha": 1.0},
+            "Random labels": {"epochs": 1},
+            "SalUn": {"epochs": 1},
+            "AMUN": {"eps": 1.0, "steps": 4, "epochs": 1},
+            "Bad Teacher": {},
+            "SCRUB": {"epochs": 1, "msteps": 1},
+            "SCRUB+R": {"epochs": 2, "msteps": 1},
+            "ReGUn": {"epochs": 1},
+            "Margin matching": {"epochs": 1, "lr": 0.02},
+            "NoT": {"epochs": 2, "lr": 0.01},
+            "NoT+CL": {"epochs": 1, "lr": 0.01},
+            "CT": {"epochs": 1, "lr": 0.01},
+            "MSG": {"epochs": 1, "lr": 0.01},
+            "SSD": {},
+            "Fisher": {},
+            "Influence": {"images": 64, "iterations": 3},
+        },
     },
     "class": {
         "golds": 2,
@@ -73,6 +96,30 @@ QUICK = {  # 1,797 digits in minutes on two cores
             "H2 Square + FT": {"epochs": 4, "final": 1, "lr": 0.01},
             "H3 Periodic FT": {"epochs": 3, "every": 3, "final": 1, "lr": 0.01},
             "H4 Thawing": {"epochs": 3, "every": 3, "final": 1, "lr": 0.01},
+        },
+        "literature": {
+            "l1-sparse": {"alpha": 1e-5, "epochs": 1},
+            "CF-k": {"epochs": 1},
+            "EU-k": {"epochs": 2, "lr": 0.01},
+            "CoUn": {"epochs": 1, "lr": 0.01},
+            "NegGrad+": {"epochs": 1},
+            "SFR-on": {"steps": 10, "alpha": 1.0},
+            "Random labels": {"epochs": 1},
+            "SalUn": {"epochs": 1},
+            "UNSIR": {"steps": 10, "lr_impair": 1e-4, "lr_repair": 1e-4},
+            "AMUN": {"eps": 1.0, "steps": 4, "epochs": 1},
+            "Bad Teacher": {},
+            "SCRUB": {"epochs": 1, "msteps": 1},
+            "SCRUB+R": {"epochs": 2, "msteps": 1},
+            "DELETE": {"epochs": 5, "lr": 1e-3},
+            "Margin matching": {"epochs": 1, "lr": 0.02},
+            "NoT": {"epochs": 2, "lr": 0.01},
+            "NoT+CL": {"epochs": 1, "lr": 0.01},
+            "CT": {"epochs": 1, "lr": 0.01},
+            "MSG": {"epochs": 1, "lr": 0.01},
+            "SSD": {},
+            "Fisher": {},
+            "Influence": {"images": 64, "iterations": 3},
         },
     },
 }
@@ -202,9 +249,12 @@ def _smoke(table):
         "training": {**table["training"], "epochs": 1, "plain_epochs": 0, "batch_size": 60},
         "unlearning": {"batch_size": 60},
         "evaluation": {"final": 60, "tracked": 30},
-        "methods": {
-            name: {setting: shortest.get(setting, value) for setting, value in settings.items()}
-            for name, settings in table["methods"].items()
+        **{
+            part: {
+                name: {setting: shortest.get(setting, value) for setting, value in settings.items()}
+                for name, settings in table[part].items()
+            }
+            for part in ("methods", "literature")
         },
     }
 

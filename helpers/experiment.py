@@ -112,7 +112,7 @@ class Experiment:
     def unlearned(self, name, method=None, **settings):
         """The model that a method leaves: one of the budget's by name, or your own function under a name of yours."""
         function, defaults = find_method(method or name)
-        settings = {**defaults, **(self.budget["methods"].get(name, {}) if method is None else {}), **settings}
+        settings = {**defaults, **({} if method else self._budgeted(name)), **settings}
         start = self._before(name) if self.start == "chain" else self.original
         described = {
             "role": "unlearned",
@@ -148,6 +148,15 @@ class Experiment:
     def methods(self):
         """The names of the methods that this budget runs in this scenario."""
         return list(self.budget["methods"])
+
+    @property
+    def literature(self):
+        """The names of the published methods that this budget runs in this scenario."""
+        return list(self.budget.get("literature", {}))
+
+    def _budgeted(self, name):
+        """This budget's settings of a method."""
+        return {**self.budget["methods"], **self.budget.get("literature", {})}.get(name, {})
 
     def _before(self, name):
         """In a chain: what the last method before `name` left that did not diverge, Original for the first."""
