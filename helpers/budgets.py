@@ -50,6 +50,29 @@ QUICK = {  # 1,797 digits in minutes on two cores
             "2-Stage": {"epochs": 3, "lr": 1e-3},
             "2-Stage full": {"rounds": 2},
         },
+        "literature": {
+            "l1-sparse": {"alpha": 1e-5, "epochs": 1},
+            "CF-k": {"epochs": 1},
+            "EU-k": {"epochs": 2, "lr": 0.01},
+            "CoUn": {"epochs": 1, "lr": 0.01},
+            "NegGrad+": {"epochs": 1},
+            "SFR-on": {"steps": 10, "alpha": 1.0},
+            "Random labels": {"epochs": 1},
+            "SalUn": {"epochs": 1},
+            "AMUN": {"eps": 1.0, "steps": 4, "epochs": 1},
+            "Bad Teacher": {},
+            "SCRUB": {"epochs": 1, "msteps": 1},
+            "SCRUB+R": {"epochs": 2, "msteps": 1},
+            "ReGUn": {"epochs": 1},
+            "Margin matching": {"epochs": 1, "lr": 0.02},
+            "NoT": {"epochs": 2, "lr": 0.01},
+            "NoT+CL": {"epochs": 1, "lr": 0.01},
+            "CT": {"epochs": 1, "lr": 0.01},
+            "MSG": {"epochs": 1, "lr": 0.01},
+            "SSD": {},
+            "Fisher": {},
+            "Influence": {"images": 64, "iterations": 3},
+        },
     },
     "class": {
         "golds": 2,
@@ -85,6 +108,30 @@ QUICK = {  # 1,797 digits in minutes on two cores
             "H2 Square + FT": {"epochs": 4, "final": 1, "lr": 0.01},
             "H3 Periodic FT": {"epochs": 3, "every": 3, "final": 1, "lr": 0.01},
             "H4 Thawing": {"epochs": 3, "every": 3, "final": 1, "lr": 0.01},
+        },
+        "literature": {
+            "l1-sparse": {"alpha": 1e-5, "epochs": 1},
+            "CF-k": {"epochs": 1},
+            "EU-k": {"epochs": 2, "lr": 0.01},
+            "CoUn": {"epochs": 1, "lr": 0.01},
+            "NegGrad+": {"epochs": 1},
+            "SFR-on": {"steps": 10, "alpha": 1.0},
+            "Random labels": {"epochs": 1},
+            "SalUn": {"epochs": 1},
+            "UNSIR": {"steps": 10, "lr_impair": 1e-4, "lr_repair": 1e-4},
+            "AMUN": {"eps": 1.0, "steps": 4, "epochs": 1},
+            "Bad Teacher": {},
+            "SCRUB": {"epochs": 1, "msteps": 1},
+            "SCRUB+R": {"epochs": 2, "msteps": 1},
+            "DELETE": {"epochs": 5, "lr": 1e-3},
+            "Margin matching": {"epochs": 1, "lr": 0.02},
+            "NoT": {"epochs": 2, "lr": 0.01},
+            "NoT+CL": {"epochs": 1, "lr": 0.01},
+            "CT": {"epochs": 1, "lr": 0.01},
+            "MSG": {"epochs": 1, "lr": 0.01},
+            "SSD": {},
+            "Fisher": {},
+            "Influence": {"images": 64, "iterations": 3},
         },
     },
 }
@@ -124,6 +171,7 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
             "2-Stage": {"epochs": 3, "lr": 1e-3},
             "2-Stage full": {"rounds": 2},
         },
+        "literature": QUICK["random"]["literature"],
     },
     "class": {
         "golds": 2,
@@ -160,6 +208,7 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
             "H3 Periodic FT": {"epochs": 2, "every": 2, "final": 1, "lr": 0.002},
             "H4 Thawing": {"epochs": 2, "every": 2, "final": 1, "lr": 0.002},
         },
+        "literature": QUICK["class"]["literature"],
     },
 }
 
@@ -192,6 +241,7 @@ PUBLISHED = {  # the documents' settings, to the letter; made for a GPU
             "2-Stage": {},
             "2-Stage full": {},
         },
+        "literature": dict.fromkeys(QUICK["random"]["literature"], {}),
     },
     "class": {
         "golds": 2,
@@ -221,6 +271,7 @@ PUBLISHED = {  # the documents' settings, to the letter; made for a GPU
             "H3 Periodic FT": {"epochs": 5, "lr": 1e-4, "weight_decay": 0.0},
             "H4 Thawing": {"epochs": 5, "lr": 1e-4, "weight_decay": 0.0},
         },
+        "literature": dict.fromkeys(QUICK["class"]["literature"], {}),
     },
 }
 
@@ -236,9 +287,12 @@ def _smoke(table):
         "unlearning": {"batch_size": 60},
         "evaluation": {"final": 60, "tracked": 30},
         "tuning": {"trials": 2, "epochs": 2},
-        "methods": {
-            name: {setting: shortest.get(setting, value) for setting, value in settings.items()}
-            for name, settings in table["methods"].items()
+        **{
+            part: {
+                name: {setting: shortest.get(setting, value) for setting, value in settings.items()}
+                for name, settings in table[part].items()
+            }
+            for part in ("methods", "literature")
         },
     }
 

@@ -13,6 +13,7 @@ from helpers import notebook, published, runs
 from helpers.budgets import BUDGETS
 from helpers.data import load_data
 from helpers.experiment import Experiment, head
+from helpers.literature import LITERATURE
 from helpers.methods import DOCUMENTS
 from helpers.models import build_model
 
@@ -203,6 +204,10 @@ def test_every_budget_names_known_methods_and_scenarios():
         assert set(table) == {"random", "class"}
         assert all(part["golds"] >= 2 and set(part["methods"]) <= set(DOCUMENTS) for part in table.values())
         assert set(DOCUMENTS) == set(table["random"]["methods"]) | set(table["class"]["methods"])
+        assert all(set(part.get("literature", {})) <= set(LITERATURE) for part in table.values())
+    assert set(LITERATURE) == set(BUDGETS["quick"]["random"]["literature"]) | set(
+        BUDGETS["quick"]["class"]["literature"]
+    )
     assert len(DOCUMENTS) == 14
     assert set(published.RANDOM) <= set(DOCUMENTS) and set(published.CLASS) - {"Original", "Gold"} <= set(DOCUMENTS)
 
