@@ -1,5 +1,6 @@
 """Images as uint8 tensors on the device, split into what is retained and what is forgotten, and served in batches."""
 
+import difflib
 import hashlib
 import os
 from collections import Counter
@@ -36,6 +37,7 @@ class Data:
     test_y: Tensor
     identity: str  # 12 hex digits that change whenever an image or a label changes
     flip: bool  # whether a mirrored image keeps its label
+    files: tuple[str, ...] = ()  # of a folder: where each training image lies in it, "train/cat/7.png"
 
 
 def load_data(source="digits", *, size=32, root=None):
@@ -135,6 +137,7 @@ def _folder(folder, size):
 
     tensors = runs.remember(runs.RUNS / "images" / f"{folder.name}-{identity}", {"identity": identity}, decode)
     x, y, is_test = tensors["x"], tensors["y"], tensors["is_test"]
+    names = tuple(file.relative_to(folder).as_posix() for (file, _), test in zip(files, is_test.tolist()) if not test)
     known = identity == JPEG_COPY
     return Data(
         "cifar10" if known else folder.name,
@@ -143,6 +146,7 @@ def _folder(folder, size):
         *(x[~is_test], y[~is_test], x[is_test], y[is_test]),
         identity,
         flip=True,
+        files=names,
     )
 
 
@@ -298,6 +302,36 @@ class Split:
         )
 
 
+def read_forget_list(path, data):
+    """The training images that a text file names, one a line, as sorted int64 indices `(n,)`.
+
+    A line is an index into the training images or, for a folder of images, a file's path in it; blank lines and those
+    that begin with # are passed over, an image named twice counts once.
+
+    Raises:
+        ValueError: a line that names no training image, with its number; an empty list.
+    """
+    place = {name: i for i, name in enumerate(data.files)}
+    chosen = set()
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        word = line.strip()
+        if not word or word.startswith("#"):
+            continue
+        index = place.get(word, int(word) if word.isascii() and word.isdigit() else -1)
+        if not 0 <= index < len(data.train_y):
+            near = difflib.get_close_matches(word, place, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            example = f" or a path like {data.files[0]}" if place else ""
+            raise ValueError(
+                f"{Path(path).name}, line {number}: '{word}' is no training image of {data.title}: give an index from "
+                f"0 to {len(data.train_y) - 1}{example}{hint}"
+            )
+        chosen.add(index)
+    if not chosen:
+        raise ValueError(f"{Path(path).name} names no image")
+    return torch.tensor(sorted(chosen))
+
+
 def random_indices(n_train, n_test, fraction=0.1, seed=SPLIT_SEED):
     """Document A's split: one generator draws the test permutation (validation, test), then the training one."""
     generator = torch.Generator().manual_seed(seed)
@@ -327,6 +361,7 @@ def make_split(
     *,
     forget_fraction=0.1,
     forget_class=None,
+    forget_index=None,
     seed=SPLIT_SEED,
     evaluate_at_most=None,
     device="cpu",
@@ -336,6 +371,7 @@ def make_split(
 
     Args:
         forget_class: name or index of the class to forget; the first one by default.
+        forget_index: instead of a random fraction, these training images, int64 `(n,)`.
         evaluate_at_most: measure the retained training set on this many images, always the same ones.
         device: where the images live.
         batches: settings of the `Batches`: mean, std, image_size, batch_size.
@@ -347,6 +383,11 @@ def make_split(
         if not 0 < forget_fraction < 1:
             raise ValueError(f"forget_fraction {forget_fraction} must lie between 0 and 1, both excluded")
         indices, forgotten = random_indices(len(data.train_y), len(data.test_y), forget_fraction, seed), None
+        if forget_index is not None:
+            indices["retain"] = indices["retain"].new_tensor(
+                sorted({*range(len(data.train_y))} - {*forget_index.tolist()})
+            )
+            indices["forget"] = forget_index
         retain, forget = indices["retain"], indices["forget"]
     elif scenario == "class":
         forgotten = class_number(data, forget_class)

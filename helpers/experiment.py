@@ -63,29 +63,48 @@ class Experiment:
     Args:
         budget: a name from `BUDGETS`.
         seed: of initial weights and shuffling. The split has its own seed and is the same for all.
+        forget_index: in the random scenario, forget these training images (see `data.read_forget_list`).
+        model: settings of `build_model` instead of the budget's, such as `{"name": "mobilenetv3_small_050"}`.
         start: `fresh`, each method starts from Original; `chain`, each starts from the model that the method before it
             in the budget's table left, as document A's notebook did.
     """
 
     def __init__(
-        self, data, scenario, budget="quick", seed=0, *, forget_class=None, forget_fraction=0.1, start="fresh"
+        self,
+        data,
+        scenario,
+        budget="quick",
+        seed=0,
+        *,
+        forget_class=None,
+        forget_fraction=0.1,
+        forget_index=None,
+        model=None,
+        start="fresh",
     ):
         self._asked = {"data": data, "scenario": scenario, "budget": budget, "forget_class": forget_class,
-                       "forget_fraction": forget_fraction, "start": start}  # fmt: skip
-        self.budget = BUDGETS[budget][scenario]
+                       "forget_fraction": forget_fraction, "forget_index": forget_index, "model": model,
+                       "start": start}  # fmt: skip
+        self.budget = BUDGETS[budget][scenario] | ({"model": model} if model else {})
         self.data = head(data, self.budget.get("images"))
         self.scenario, self.budget_name, self.seed, self.start = scenario, budget, seed, start
         self.device = pick_device()
         self.say = say  # told one line now and then while something is made
         self._may_make = True
-        self.split_settings = {"scenario": scenario, "seed": SPLIT_SEED}
-        if scenario == "random":
-            self.split_settings |= {"forget_fraction": forget_fraction}
+        if scenario == "random" and forget_index is not None:
+            if self.data is not data:
+                raise ValueError(f"budget {budget} takes part of the images only: a list of images needs another one")
+            forgotten, described = {"forget_index": forget_index}, {"forget": runs.key(forget_index.tolist())}
+        elif scenario == "random":
+            forgotten = described = {"forget_fraction": forget_fraction}
         else:
-            self.split_settings |= {"forget_class": class_number(data, forget_class)}
+            forgotten = described = {"forget_class": class_number(data, forget_class)}
+        self.split_settings = {"scenario": scenario, "seed": SPLIT_SEED, **described}
         self.split = make_split(
             self.data,
-            **self.split_settings,
+            scenario,
+            **forgotten,
+            seed=SPLIT_SEED,
             evaluate_at_most=self.budget["evaluation"]["final"],
             device=self.device,
             **self.budget["batches"],
@@ -393,8 +412,8 @@ def sample(index, at_most):
 
 
 def head(data, images):
-    """`data` cut to a random `images` training and test images; all of them for None."""
-    if images is None:
+    """`data` cut to a random `images` training and test images; all of them for None, or where there are no more."""
+    if images is None or max(len(data.train_y), len(data.test_y)) <= images:
         return data
     rng = np.random.default_rng(SPLIT_SEED)
     train, test = (torch.from_numpy(rng.permutation(len(y))[:images]) for y in (data.train_y, data.test_y))

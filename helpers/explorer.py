@@ -297,7 +297,7 @@ class Explorer:
         self.opened, self.drawn = {}, {}
         choices = {f"{e.data.title}, {e.budget_name}": suite for e in suite[:1]} | others(suite)
         self.data = widgets.Dropdown(options=choices, description="data")
-        self.scenario = widgets.ToggleButtons(description="scenario", style={"button_width": "5rem"})
+        self.scenario = widgets.Dropdown(description="scenario", layout={"width": "14rem"})
         self.seed = widgets.Dropdown(description="seed", layout={"width": "10rem"})
         self.method = widgets.Dropdown(description="method")
         self.epoch = widgets.IntSlider(description="epoch", min=1, max=1)
@@ -396,9 +396,7 @@ def others(suite):
 def compare(view):
     """The final accuracies of the three models, percent, as an HTML table."""
     labels = {name: batches.y.cpu() for name, batches in view.results.experiment.split.sets.items()}
-    rows = {
-        run.name: {name: accuracy(logits, labels[name]) for name, logits in run.logits.items()} for run, _ in view.three
-    }
+    rows = {run.name: {n: accuracy(run.logits[n], y) for n, y in labels.items()} for run, _ in view.three}
     return pd.DataFrame(rows).T.add_suffix(" %").to_html(float_format="{:.1f}".format, border=0)
 
 

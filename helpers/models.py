@@ -1,4 +1,4 @@
-"""The two networks, their weights, and the part of each that selective methods train."""
+"""The networks, their weights, and the part of each that selective methods train."""
 
 from contextlib import contextmanager
 from textwrap import shorten
@@ -112,8 +112,13 @@ def load_kit_weights(model, weights="kit"):
 
 
 def is_vit(model):
-    """Whether `model` is one of timm's vision transformers."""
-    return hasattr(model, "blocks")
+    """Whether `model` is one of timm's vision transformers with a class token."""
+    return hasattr(model, "blocks") and getattr(model, "global_pool", "") == "token"
+
+
+def is_resnet(model):
+    """Whether `model` is a residual network in four stages, torchvision's or timm's."""
+    return all(hasattr(model, part) for part in ("layer1", "layer2", "layer3", "layer4", "fc"))
 
 
 class ClassToken(nn.Module):
@@ -126,18 +131,34 @@ class ClassToken(nn.Module):
 def tail(model):
     """The part that selective methods train, as one network that shares its weights with `model`.
 
-    ResNet-18: layer4 + fc (75 % of the parameters, document A). ViT: the last quarter of its blocks, norm and head.
+    ResNets: layer4 + fc (of ResNet-18 75 % of the parameters, document A). ViT: the last quarter of its blocks, norm
+    and head.
+
+    Raises:
+        ValueError: another kind of network, in which these parts are not known.
     """
     if is_vit(model):
         blocks = model.blocks[-len(model.blocks) // 4 :]
         return nn.Sequential(*blocks, model.norm, ClassToken(), model.head)
-    return nn.Sequential(model.layer4, model.avgpool, nn.Flatten(), model.fc)
+    refuse_other_networks(model)
+    pool = model.avgpool if hasattr(model, "avgpool") else model.global_pool
+    return nn.Sequential(model.layer4, pool, nn.Flatten(), model.fc)
+
+
+def refuse_other_networks(model):
+    """Raise ValueError unless `model` is a network whose tail and early part are known."""
+    if not (is_vit(model) or is_resnet(model)):
+        raise ValueError(
+            f"{type(model).__name__} has no known tail or early part: M2 to M6 and H4 need a ResNet or a ViT with a "
+            "class token; the other methods take any network"
+        )
 
 
 def early(model):
     """The part that H4 freezes at first: layer1 and layer2, for a ViT the first half of its blocks."""
     if is_vit(model):
         return [model.patch_embed, *model.blocks[: len(model.blocks) // 2]]
+    refuse_other_networks(model)
     return [model.layer1, model.layer2]
 
 

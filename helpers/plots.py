@@ -39,7 +39,7 @@ SETS = {
     "test forget": "#CC79A7",
 }
 MARKERS = {name: marker for name, marker in zip(SETS, "osD^osD^")}
-TITLES = {"random": "random scenario (ResNet-18)", "class": "class scenario (ViT-Tiny)"}
+TITLES = {"random": "random scenario", "class": "class scenario"}
 
 sns.set_theme(
     context="notebook",
