@@ -21,7 +21,10 @@ NOTEBOOKS = {path.name[:2]: f"notebooks/{path.name}" for path in sorted(ROOT.glo
 BUDGETS = ["quick", "short", "published", "smoke"]
 SCENARIOS = ["random", "class"]
 STARTS = ["fresh", "chain"]
-TEST = "`run_all.sh test` checks the code's style and runs the tests; what follows `test` goes to pytest."
+TEST = (
+    "`run_all.sh test` checks the code's style and runs the tests; what follows `test` goes to pytest. "
+    "`run_all.sh bench` times the suite against plain loops; `run_all.sh bench --help` has its options."
+)
 SETTINGS = ["data", "budget", "scenarios", "forget_class", "forget_fraction", "start"]
 
 
@@ -69,7 +72,7 @@ def parse():
     options, rest = parser.parse_known_args()
     if rest:
         valid = [option for option in parser._option_string_actions if option.startswith("--")]
-        parser.error(unknown(rest[0], valid if rest[0].startswith("-") else ["test", *valid]))
+        parser.error(unknown(rest[0], valid if rest[0].startswith("-") else ["test", "bench", *valid]))
     options.scenarios = [scenario for scenario in SCENARIOS if scenario in options.scenario]
     options.seeds, options.only = sorted(set(options.seeds)), sorted(set(options.only))
     return options
