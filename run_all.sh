@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes or updates .venv where needed, then runs the notebooks (workflow/suite.py); after the word `test` the checks,
-# after `report` workflow/report.py.
+# after `report` workflow/report.py, after `bench` the benchmark.
 set -euo pipefail
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 export PYTHONUTF8=1
@@ -59,6 +59,11 @@ case "${1-}" in
         shift
         (set_up)
         exec "$root/.venv/bin/python" "$root/workflow/report.py" "$@"
+        ;;
+    bench)
+        shift
+        set_up
+        exec .venv/bin/python tests/bench.py "$@"
         ;;
     *)
         (set_up)

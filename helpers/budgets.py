@@ -241,7 +241,7 @@ PUBLISHED = {  # the documents' settings, to the letter; made for a GPU
             "2-Stage": {},
             "2-Stage full": {},
         },
-        "literature": dict.fromkeys(QUICK["random"]["literature"], {}),
+        "literature": {name: {} for name in QUICK["random"]["literature"]},
     },
     "class": {
         "golds": 2,
@@ -271,7 +271,7 @@ PUBLISHED = {  # the documents' settings, to the letter; made for a GPU
             "H3 Periodic FT": {"epochs": 5, "lr": 1e-4, "weight_decay": 0.0},
             "H4 Thawing": {"epochs": 5, "lr": 1e-4, "weight_decay": 0.0},
         },
-        "literature": dict.fromkeys(QUICK["class"]["literature"], {}),
+        "literature": {name: {} for name in QUICK["class"]["literature"]},
     },
 }
 

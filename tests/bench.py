@@ -211,20 +211,20 @@ CASES = {  # what to call it in --cases: how to make it at a size, 1 for the rea
         *("ViT-Tiny 32/4, training steps", VIT, [16, 256][size], [8, 128][size], "adamw", 1e-4, {}), patch_size=4
     ),
     "vit224": lambda size: training_case(
-        *("ViT-Tiny 224/16, training steps", VIT, [4, 128][size], [2, 64][size], "sgd", 1e-4, {"image_size": 224}),
+        *("ViT-Tiny 224/16, training steps", VIT, [4, 64][size], [2, 64][size], "sgd", 1e-4, {"image_size": 224}),
         image_size=224,
     ),
     "resnet": lambda size: training_case(
-        *("ResNet-18, training epoch", "resnet18", [32, 4096][size], [16, 128][size], "sgd", 1e-3, CIFAR10)
+        *("ResNet-18, training epoch", "resnet18", [32, 2048][size], [16, 128][size], "sgd", 1e-3, CIFAR10)
     ),
-    "M2": lambda size: selective_case("M2, epoch", "M2 Selective FT", [64, 4096][size], [16, 128][size], False, True),
-    "M5": lambda size: selective_case("M5, epoch", "M5 Per batch", [64, 4096][size], [16, 128][size], True, False),
-    "M6": lambda size: selective_case("M6, epoch", "M6 Per batch + FT", [64, 4096][size], [16, 128][size], True, True),
+    "M2": lambda size: selective_case("M2, epoch", "M2 Selective FT", [64, 2048][size], [16, 128][size], False, True),
+    "M5": lambda size: selective_case("M5, epoch", "M5 Per batch", [64, 2048][size], [16, 128][size], True, False),
+    "M6": lambda size: selective_case("M6, epoch", "M6 Per batch + FT", [64, 2048][size], [16, 128][size], True, True),
     "evaluation": lambda size: evaluation_case(
-        "ResNet-18, evaluation of all sets", "resnet18", [60, 5000][size], [16, 128][size], CIFAR10
+        "ResNet-18, evaluation of all sets", "resnet18", [60, 2500][size], [16, 128][size], CIFAR10
     ),
     "vit32evaluation": lambda size: evaluation_case(
-        "ViT-Tiny 32/4, evaluation of all sets", VIT, [20, 500][size], [8, 128][size], {}, patch_size=4
+        "ViT-Tiny 32/4, evaluation of all sets", VIT, [20, 250][size], [8, 128][size], {}, patch_size=4
     ),
 }
 
@@ -496,12 +496,12 @@ def main(arguments=None):
     print(
         f"{DEVICE.type}, {torch.get_num_threads()} threads on both sides, torch {torch.__version__}; reference "
         f"in float32, ours in {precision(DEVICE)}; matrix products at best {limits['float32'] / 1e9:,.0f} GFLOP/s in "
-        f"float32, {limits['bfloat16'] / 1e9:,.0f} in bfloat16; {options.rounds} rounds in turns, medians; random images.\n"
+        f"float32, {limits['bfloat16'] / 1e9:,.0f} in bfloat16; {options.rounds} rounds in turns, medians.\n"
     )
     rows, notes = [], []
     for name in filter(CASES.get, chosen):
-        print(f"timing {name} ...", file=sys.stderr)
         rows.append(measure(CASES[name](0 if options.tiny else 1), options.rounds, limits, notes))
+        print(*rows[-1].values(), sep=" | ", file=sys.stderr, flush=True)
     show(rows, options.markdown)
     print("".join(f"{note}\n" for note in notes))
     if "notebook" in chosen:
