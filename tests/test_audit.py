@@ -418,8 +418,9 @@ def test_double_thresholds_see_a_peak_that_single_ones_do_not():
 
 
 def test_unlearned_runs_that_all_say_the_same_are_separated():
+    """Even where one retrained run says it too, so that no threshold separates them without an error."""
     retrained = normal(8, 1)
-    assert epsilons(np.full((8, 1), np.median(retrained)), retrained)[0] == np.inf
+    assert epsilons(np.full((8, 1), retrained[3, 0]), retrained)[0] == np.inf
     assert epsilons(np.ones((8, 1)), np.ones((8, 1)))[0] == 0
 
 
