@@ -1,5 +1,6 @@
 """JupyterLab and Voila, driven in a real browser; screenshots go to the folder that UNLEARNING_SCREENSHOTS names."""
 
+import json
 import os
 import re
 import shutil
@@ -37,9 +38,14 @@ def folder(tmp_path_factory):
             if cell.cell_type == "code":
                 cell.outputs = []
         nbformat.write(notebook, place / path.name)
-    settings = place / ".jupyter/lab/user-settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
-    settings.parent.mkdir(parents=True)
-    settings.write_text('{"windowingMode": "none"}')  # also what is out of sight is on the page
+    settings = {  # also what is out of sight is on the page; no question about news covers it
+        "notebook-extension/tracker": {"windowingMode": "none"},
+        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    }
+    for name, values in settings.items():
+        file = place / f".jupyter/lab/user-settings/@jupyterlab/{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(values))
     return place
 
 
@@ -83,16 +89,8 @@ def browser():
 
 @pytest.fixture(scope="module")
 def lab(folder):
-    options = [
-        "--no-browser",
-        "--allow-root",
-        "--ServerApp.token=",
-        "--LabApp.news_url=None",
-        "--ServerApp.log_level=40",
-    ]
-    with server(
-        folder, "jupyterlab", *options, "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"
-    ) as url:
+    options = ["--no-browser", "--allow-root", "--ServerApp.token=", "--ServerApp.log_level=40"]
+    with server(folder, "jupyterlab", *options) as url:
         yield url
 
 
@@ -127,7 +125,7 @@ def run_all(page, lab, notebook):
     """Open a notebook in JupyterLab, restart its kernel and run all cells, until the last one has its number."""
     page.goto(f"{lab}lab/tree/{notebook}?reset")
     page.locator(".jp-NotebookPanel").wait_for()
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+    page.get_by_text(re.compile(r"Python 3.*\| Idle")).wait_for()  # the kernel is there
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Restart Kernel and Run All Cells…").click()
     page.locator(".jp-Dialog .jp-mod-accept").click()
@@ -144,9 +142,9 @@ def test_03_runs_in_jupyterlab(page, lab):
 
 def use_explorer(page, name):
     """What a person does on the page of 13: choose, slide, look; run, stop, run again, compare."""
-    page.get_by_role("button", name="Train them").click() if page.get_by_role(
-        "button", name="Train them"
-    ).count() else None
+    page.locator(".widget-tab:visible, button:has-text('Train them'):visible").first.wait_for()
+    if page.get_by_role("button", name="Train them").count():
+        page.get_by_role("button", name="Train them").click()
     page.locator("img[alt*='train forget']").first.wait_for()
     page.get_by_role("tab", name="Images").click()
     first = page.get_by_text(re.compile("A forgotten .* JSD to Gold")).inner_text()

@@ -1,6 +1,7 @@
 """One's own images, list of images to forget, method and network; and the summary for those who asked."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,3 +155,23 @@ def test_certificate_says_what_was_done_and_what_not(own):
 def certificate_row(difference, floor):
     """The line of a check in which the model is that far from Gold."""
     return row("a check", 9.0, 10.0 - difference, 10.0, 10.0 + floor)
+
+
+def test_readmes_examples_run(own, photos, tmp_path, monkeypatch, capsys):
+    """The blocks of README.md on own images, methods and models, with a tiny budget and few methods."""
+    monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
+    monkeypatch.setenv("UNLEARNING_PROGRESS", str(tmp_path / "progress"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "asked.txt").write_text("3\n4\n5\n9\n")
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
+    assert len(blocks) == 4
+    changes = {"path/to/images": str(photos), '"quick"': '"smoke"', "[*suite[0].methods,": "[*suite[0].methods[:1],"}
+    space = {"suite": [own[0]], "plots": plots, "gap_points": gap_points}
+    for number, block in enumerate(blocks):
+        for old, new in changes.items():
+            block = block.replace(old, new)
+        (tmp_path / f"block{number}.py").write_text(block)  # a file, so that the method's source can be read
+        exec(compile(block, tmp_path / f"block{number}.py", "exec"), space)
+    assert "# What was forgotten by M5 Per batch" in capsys.readouterr().out
+    assert "Soften (mine)" in set(space["results"].method) and space["e"].budget["model"] == SMALL
