@@ -225,9 +225,9 @@ def test_the_benchmark_prints_its_tables(capsys):
 
 
 def test_the_benchmarks_two_sides_do_the_same_work():
-    """As many multiplications for a ViT, fused or not; fewer of ours where taps or a frozen part are left out."""
+    """As many multiplications for a ViT, but for a second head in float32; fewer where a frozen part is left out."""
     case = bench.CASES["vit32evaluation"](0)
-    assert bench.flops(case.ours) == bench.flops(case.reference) > 0
+    assert bench.flops(case.ours) == bench.flops(case.reference) + case.images * 2 * 192 * 10
     case = bench.CASES["M5"](0)
     assert 0 < bench.flops(case.ours, case.set_up) < bench.flops(case.reference) / 2
 
