@@ -61,7 +61,7 @@ def load_data(source="digits", *, size=32, root=None):
     folder = folder if folder.is_absolute() or folder.is_dir() else runs.ROOT / folder
     if not folder.is_dir():
         raise ValueError(f"data '{source}' is unknown: give digits, cifar10 or an existing folder of images")
-    return _folder(folder, size)
+    return _folder(Path(os.path.abspath(folder)), size)  # a name, not `..`
 
 
 def _identity(*arrays):
