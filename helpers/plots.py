@@ -382,7 +382,7 @@ def battery(values, floors):
         floors: a series, for each attack the mean distance between two Golds, which is the colours' unit.
     """
     distance = (values - values.loc["Gold"]).abs()
-    units = (distance / floors[values.columns]).where(distance != 0, 0).where(values.notna())
+    units = (distance / floors[values.columns]).where(distance != 0, 0).clip(upper=1e6)  # two Golds may agree exactly
     steps = [0, 1, 2, 4, 8, 16]
     colours = plt.get_cmap("Blues", len(steps))
     figure, axis = plt.subplots(figsize=(3.4 + 0.8 * len(values.columns), 2.2 + 0.32 * len(values)))
