@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
         "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     }
     for name, values in settings.items():
-        file = place / f".jupyter/lab/user-settings/@jupyterlab/{name}.jupyterlab-settings"
+        file = place / f"settings/@jupyterlab/{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(values))
     return place
@@ -58,6 +58,7 @@ def server(folder, *command):
     names = {"RUNS": folder / "runs", "FIGURES": folder / "figures"}
     environment = {**os.environ, **{f"UNLEARNING_{name}": str(path) for name, path in names.items()}}
     environment |= {"PYTHONPATH": str(ROOT), "HOME": str(folder), "JUPYTER_PREFER_ENV_PATH": "1"}
+    environment["JUPYTERLAB_SETTINGS_DIR"] = str(folder / "settings")
     environment.pop("UNLEARNING_PROGRESS", None)
     with open(folder / "server.log", "a") as log:
         process = subprocess.Popen(

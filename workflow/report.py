@@ -76,15 +76,13 @@ def chapter(path):
     seed = re.search(r"seed(\d+)$", path.parent.name)
     anchor = f"{path.parent.name}-{path.stem}" if seed else path.stem
     notebook = nbformat.read(path, 4)
-    cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-    for cell in cells:
+    for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = with_mathml(cell.source)
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 output.traceback = [f"{output.ename}: {output.evalue}"]
         cell.get("outputs", [])[:] = [o for o in cell.get("outputs", []) if WIDGET not in o.get("data", {})]
-    notebook.cells = cells
     body, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)
     soup = BeautifulSoup(body, "html.parser")
     for heading in soup.find_all(["h1", "h2", "h3"], id=True):
@@ -116,7 +114,7 @@ def with_mathml(markdown):
 
 def environment(results, bodies):
     """What the run was made with, as an HTML table: settings, seeds, device, versions, commit, time."""
-    settings, recorded = {}, {}
+    settings, recorded = {}, {"commit": "not recorded"}
     for result in results:
         settings |= result["parameters"]
         recorded |= result.get("environment", {})
@@ -128,12 +126,12 @@ def environment(results, bodies):
     cells = (
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(shown(value))}</td></tr>" for name, value in rows.items()
     )
-    return f'<div class="wide"><table>{"".join(cells)}</table></div>'
+    return f'<div class="wide settings"><table>{"".join(cells)}</table></div>'
 
 
 def shown(value):
     """A setting as people read it."""
-    return ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else "default" if value is None else str(value)
 
 
 def without_paths(page, data):
