@@ -1,6 +1,7 @@
 """Run the notebooks 01 to 10 in order with Snakemake. The same command again goes on where a run was cut short."""
 
 import argparse
+import ctypes
 import fcntl
 import json
 import os
@@ -283,6 +284,7 @@ def snakemake(config, targets, left, jobs, cluster, log, lock):
             stderr=file,
             start_new_session=True,
             pass_fds=[lock.fileno()],
+            preexec_fn=end_with_driver if cluster else None,  # on one machine execute.py sees to it
         )
     try:
         return follow(process, left, jobs, seconds)
@@ -295,6 +297,11 @@ def snakemake(config, targets, left, jobs, cluster, log, lock):
     finally:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def end_with_driver():
+    """Ask Linux to kill this process when its parent dies, however that happens."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def follow(process, left, jobs, seconds):
