@@ -198,17 +198,18 @@ def one_image(view):
     for run, color in view.three:
         p = view.logits(run)[chosen].double().softmax(0).tolist()
         rows = "".join(BAR.format(name=html.escape(n), color=color, width=100 * v, value=v) for n, v in zip(classes, p))
-        bars += f'<table style="margin: 0 1.5em"><caption><b>{html.escape(run.name)}</b></caption>{rows}</table>'
+        name = f"<caption><b>{html.escape(run.name)}</b></caption>"
+        bars += f'<table style="margin: 0 0.8em; line-height: 1.4">{name}{rows}</table>'
         said.append(f"{run.name} {classes[int(np.argmax(p))]}")
     said = f"A forgotten {label} (image {index}). {', '.join(said)}; JSD to Gold {apart[chosen]:.3f}"
     png = io.BytesIO()
     Image.fromarray(batches.images[index].cpu().numpy()).save(png, "PNG")
-    look = "width: 200px; height: 200px; image-rendering: pixelated"
+    look = "width: 170px; height: 170px; image-rendering: pixelated"
     return f'<div style="display: flex; flex-wrap: wrap">{tag(png, said, look)}{bars}</div>', said
 
 
 BAR = (
-    '<tr><td style="text-align: right; padding-right: 0.5em">{name}</td><td style="width: 120px">'
+    '<tr><td style="text-align: right; padding-right: 0.5em">{name}</td><td style="width: 100px">'
     '<div style="background: {color}; border: 1px solid #888; height: 0.7em; width: {width:.1f}%"></div></td>'
     "<td>{value:.2f}</td></tr>"
 )
@@ -397,7 +398,8 @@ def compare(view):
     """The final accuracies of the three models, percent, as an HTML table."""
     labels = {name: batches.y.cpu() for name, batches in view.results.experiment.split.sets.items()}
     rows = {run.name: {n: accuracy(run.logits[n], y) for n, y in labels.items()} for run, _ in view.three}
-    return pd.DataFrame(rows).T.add_suffix(" %").to_html(float_format="{:.1f}".format, border=0)
+    table = pd.DataFrame(rows).T.add_suffix(" %").to_html(float_format="{:.1f}".format, border=0, col_space=110)
+    return f'<div style="line-height: 1.5">{table}</div>'
 
 
 def offer(experiment, after):

@@ -136,7 +136,7 @@ def test_03_runs_in_jupyterlab(page, lab):
     """Restart and run all: every cell gets its number, no cell an error, and the tables and the figure are there."""
     run_all(page, lab, "03_retain_finetuning.ipynb")
     page.locator(".jp-OutputArea th:has-text('Soften (mine)')").wait_for()
-    assert page.locator(".jp-RenderedImage img[alt*='Accuracy by epoch']").count() == 1
+    assert page.locator(".jp-RenderedImage img").evaluate_all("images => images.map(i => i.naturalWidth > 0)") == [True]
     assert page.locator(".jp-RenderedText[data-mime-type*=stderr], .jp-mod-error").count() == 0
     picture(page, "lab_03")
 
@@ -159,23 +159,22 @@ def use_explorer(page, name):
     epochs.scroll_into_view_if_needed()
     epochs.focus()
     epochs.press("End")  # as many epochs as the slider has, so that there is time to stop
-    page.get_by_role("button", name="Run", exact=True).last.click()
+    page.locator("button.widget-button", has_text="Run").click()
     page.get_by_text(re.compile("epoch [1-9]")).last.wait_for()
-    page.get_by_role("button", name="Stop").last.click()
+    page.locator("button.widget-button", has_text="Stop").click()
     page.get_by_text(re.compile("stopped after [0-9]+ epochs")).wait_for()
     assert page.locator("img[alt*='run in progress']").count() == 1
     epochs.focus()
     epochs.press("Home")
-    page.get_by_role("button", name="Run", exact=True).last.click()
+    page.locator("button.widget-button", has_text="Run").click()
     page.get_by_text("finished after 1 epochs").wait_for()
     assert page.get_by_text("last run").count() == 1
     picture(page, f"{name}_live")
 
 
 def test_explorer_in_jupyterlab(page, lab):
-    """Restart and run all, then use it; no widget state gets into the notebook."""
+    """Restart and run all, then use it."""
     run_all(page, lab, "13_explorer.ipynb")
-    page.get_by_text("A method, live").wait_for()
     use_explorer(page, "lab_13")
 
 
