@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes or updates .venv where needed, then runs the notebooks (workflow/suite.py) or, after the word `test`, the checks.
+# Makes or updates .venv where needed, then runs the notebooks (workflow/suite.py); after the word `test` the checks,
+# after `report` workflow/report.py, after `bench` the benchmark.
 set -euo pipefail
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 export PYTHONUTF8=1
@@ -53,6 +54,16 @@ case "${1-}" in
         .venv/bin/python -m ruff check .
         .venv/bin/python -m ruff format --check .
         exec .venv/bin/python -m pytest "$@"
+        ;;
+    report)
+        shift
+        (set_up)
+        exec "$root/.venv/bin/python" "$root/workflow/report.py" "$@"
+        ;;
+    bench)
+        shift
+        set_up
+        exec .venv/bin/python tests/bench.py "$@"
         ;;
     *)
         (set_up)

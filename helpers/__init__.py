@@ -1,10 +1,10 @@
 """Machine unlearning, measured: data, models, training, unlearning methods, metrics and plots behind the notebooks."""
 
 from .data import load_data, make_split
-from .methods import METHODS
+from .literature import IDEAS, METHODS
 from .metrics import evaluate
 from .models import build_model
 from .training import train
 from .unlearning import unlearn
 
-__all__ = ["METHODS", "build_model", "evaluate", "load_data", "make_split", "train", "unlearn"]
+__all__ = ["IDEAS", "METHODS", "build_model", "evaluate", "load_data", "make_split", "train", "unlearn"]

@@ -1,10 +1,12 @@
 """How much is spent: one literal table a budget. Edit a number, and what depends on it is trained anew.
 
 For each scenario: `golds`, how many models are retrained without the forgotten images (the second says how far two of
-them lie apart: the floor of every gap); `model`, `batches` and `training`, the network, its input and how Original and
-Gold are trained; `unlearning`, what all methods share; `evaluation`, on how many retained training images accuracy is
-measured at the end, and on how many images of each set it is tracked after each epoch; `methods`, what runs and with
-which settings over the method's own defaults, which are the documents'.
+them lie apart: the floor of every gap); `audit`, how many doubles of Original it trains, an even number, and which
+methods it attacks; `model`, `batches` and `training`, the network, its input and how Original and Gold are trained;
+`unlearning`, what all methods share; `evaluation`, on how many retained training images accuracy is measured at the
+end, and on how many images of each set it is tracked after each epoch; `tuning`, how many settings of a method are
+tried, with how many epochs at most; `methods`, what runs and with which settings over the method's own defaults, which
+are the documents'; `literature`, the same for the methods published since.
 """
 
 CIFAR10 = {
@@ -16,6 +18,10 @@ CIFAR10 = {
 QUICK = {  # 1,797 digits in minutes on two cores
     "random": {
         "golds": 2,
+        "audit": {
+            "shadows": 6,
+            "methods": ["M1 Retain FT", "H2 Square + FT", "NegGrad+", "SalUn", "SCRUB", "Margin matching"],
+        },
         "model": {"name": "resnet18"},
         "batches": CIFAR10,
         "training": {
@@ -28,6 +34,7 @@ QUICK = {  # 1,797 digits in minutes on two cores
         },
         "unlearning": {"batch_size": 64},
         "evaluation": {"final": 500, "tracked": 150},
+        "tuning": {"trials": 10, "epochs": 4},
         "methods": {
             "M1 Retain FT": {"epochs": 3, "lr": 0.01},
             "M2 Selective FT": {"epochs": 4, "lr": 0.01},
@@ -43,9 +50,36 @@ QUICK = {  # 1,797 digits in minutes on two cores
             "2-Stage": {"epochs": 3, "lr": 1e-3},
             "2-Stage full": {"rounds": 2},
         },
+        "literature": {
+            "l1-sparse": {"alpha": 1e-5, "epochs": 1},
+            "CF-k": {"epochs": 1},
+            "EU-k": {"epochs": 2, "lr": 0.01},
+            "CoUn": {"epochs": 1, "lr": 0.01},
+            "NegGrad+": {"epochs": 1},
+            "SFR-on": {"steps": 10, "alpha": 1.0},
+            "Random labels": {"epochs": 1},
+            "SalUn": {"epochs": 1},
+            "AMUN": {"eps": 1.0, "steps": 4, "epochs": 1},
+            "Bad Teacher": {},
+            "SCRUB": {"epochs": 1, "msteps": 1},
+            "SCRUB+R": {"epochs": 2, "msteps": 1},
+            "ReGUn": {"epochs": 1},
+            "Margin matching": {"epochs": 1, "lr": 0.02},
+            "NoT": {"epochs": 2, "lr": 0.01},
+            "NoT+CL": {"epochs": 1, "lr": 0.01},
+            "CT": {"epochs": 1, "lr": 0.01},
+            "MSG": {"epochs": 1, "lr": 0.01},
+            "SSD": {},
+            "Fisher": {},
+            "Influence": {"images": 64, "iterations": 3},
+        },
     },
     "class": {
         "golds": 2,
+        "audit": {
+            "shadows": 6,
+            "methods": ["Fine-tuning", "M2 Selective FT", "Gradient ascent", "2-Stage", "DELETE", "Margin matching"],
+        },
         "model": {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 16},
         "batches": {"image_size": 32},
         "training": {
@@ -59,6 +93,7 @@ QUICK = {  # 1,797 digits in minutes on two cores
         },
         "unlearning": {"batch_size": 64},
         "evaluation": {"final": 500, "tracked": 150},
+        "tuning": {"trials": 10, "epochs": 4},
         "methods": {
             "Fine-tuning": {"epochs": 3, "lr": 0.01},
             "Gradient ascent": {"epochs": 3, "lr": 1e-3},
@@ -74,12 +109,40 @@ QUICK = {  # 1,797 digits in minutes on two cores
             "H3 Periodic FT": {"epochs": 3, "every": 3, "final": 1, "lr": 0.01},
             "H4 Thawing": {"epochs": 3, "every": 3, "final": 1, "lr": 0.01},
         },
+        "literature": {
+            "l1-sparse": {"alpha": 1e-5, "epochs": 1},
+            "CF-k": {"epochs": 1},
+            "EU-k": {"epochs": 2, "lr": 0.01},
+            "CoUn": {"epochs": 1, "lr": 0.01},
+            "NegGrad+": {"epochs": 1},
+            "SFR-on": {"steps": 10, "alpha": 1.0},
+            "Random labels": {"epochs": 1},
+            "SalUn": {"epochs": 1},
+            "UNSIR": {"steps": 10, "lr_impair": 1e-4, "lr_repair": 1e-4},
+            "AMUN": {"eps": 1.0, "steps": 4, "epochs": 1},
+            "Bad Teacher": {},
+            "SCRUB": {"epochs": 1, "msteps": 1},
+            "SCRUB+R": {"epochs": 2, "msteps": 1},
+            "DELETE": {"epochs": 5, "lr": 1e-3},
+            "Margin matching": {"epochs": 1, "lr": 0.02},
+            "NoT": {"epochs": 2, "lr": 0.01},
+            "NoT+CL": {"epochs": 1, "lr": 0.01},
+            "CT": {"epochs": 1, "lr": 0.01},
+            "MSG": {"epochs": 1, "lr": 0.01},
+            "SSD": {},
+            "Fisher": {},
+            "Influence": {"images": 64, "iterations": 3},
+        },
     },
 }
 
 SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
     "random": {
         "golds": 2,
+        "audit": {
+            "shadows": 8,
+            "methods": ["M1 Retain FT", "H2 Square + FT", "NegGrad+", "SalUn", "SCRUB", "Margin matching"],
+        },
         "model": {"name": "resnet18"},
         "batches": CIFAR10,
         "training": {
@@ -92,6 +155,7 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
         },
         "unlearning": {"batch_size": 128, "retain_limit": 10000},
         "evaluation": {"final": 5000, "tracked": 1000},
+        "tuning": {"trials": 10, "epochs": 4},
         "methods": {
             "M1 Retain FT": {"epochs": 6, "lr": 0.01},
             "M2 Selective FT": {"epochs": 4, "lr": 0.01},
@@ -107,9 +171,14 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
             "2-Stage": {"epochs": 3, "lr": 1e-3},
             "2-Stage full": {"rounds": 2},
         },
+        "literature": QUICK["random"]["literature"],
     },
     "class": {
         "golds": 2,
+        "audit": {
+            "shadows": 8,
+            "methods": ["Fine-tuning", "M2 Selective FT", "Gradient ascent", "2-Stage", "DELETE", "Margin matching"],
+        },
         "model": {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 8},
         "batches": {"image_size": 32},
         "training": {
@@ -123,33 +192,40 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
         },
         "unlearning": {"batch_size": 64, "retain_limit": 5000},
         "evaluation": {"final": 2000, "tracked": 400},
+        "tuning": {"trials": 10, "epochs": 4},
         "methods": {
             "Fine-tuning": {"epochs": 3, "lr": 0.01},
             "Gradient ascent": {"epochs": 3, "lr": 1e-4},
             "2-Stage": {"epochs": 2, "lr": 1e-3},
             "2-Stage full": {"rounds": 1},
             "M2 Selective FT": {"epochs": 3, "lr": 0.01},
-            "M3 Reversal": {"epochs": 3, "lr": 0.001},
-            "M4 Per epoch": {"epochs": 4, "lr": 0.002},
-            "M5 Per batch": {"epochs": 3, "lr": 0.002},
-            "M6 Per batch + FT": {"epochs": 3, "final": 1, "lr": 0.002},
-            "H1 Linear": {"epochs": 2, "lr": 0.002},
+            "M3 Reversal": {"epochs": 3, "lr": 1e-4},
+            "M4 Per epoch": {"epochs": 4, "lr": 5e-4},
+            "M5 Per batch": {"epochs": 3, "lr": 5e-4},
+            "M6 Per batch + FT": {"epochs": 3, "final": 1, "lr": 5e-4},
+            "H1 Linear": {"epochs": 2, "lr": 5e-4},
             "H2 Square + FT": {"epochs": 2, "final": 1, "lr": 0.002},
             "H3 Periodic FT": {"epochs": 2, "every": 2, "final": 1, "lr": 0.002},
             "H4 Thawing": {"epochs": 2, "every": 2, "final": 1, "lr": 0.002},
         },
+        "literature": QUICK["class"]["literature"],
     },
 }
 
 PUBLISHED = {  # the documents' settings, to the letter; made for a GPU
     "random": {
         "golds": 2,
+        "audit": {
+            "shadows": 128,
+            "methods": ["M1 Retain FT", "H2 Square + FT", "NegGrad+", "SalUn", "SCRUB", "Margin matching"],
+        },
         "model": {"name": "resnet18"},
         "original": "kit",  # on the official CIFAR-10 Original is the starting kit's checkpoint, not trained here
         "batches": CIFAR10,
         "training": {"epochs": 200, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "schedule": "cosine"},
         "unlearning": {"batch_size": 128},
         "evaluation": {"final": None, "tracked": None},
+        "tuning": {"trials": 30, "epochs": 20},
         "methods": {
             "M1 Retain FT": {},
             "M2 Selective FT": {},
@@ -165,14 +241,20 @@ PUBLISHED = {  # the documents' settings, to the letter; made for a GPU
             "2-Stage": {},
             "2-Stage full": {},
         },
+        "literature": {name: {} for name in QUICK["random"]["literature"]},
     },
     "class": {
         "golds": 2,
+        "audit": {
+            "shadows": 128,
+            "methods": ["Fine-tuning", "M2 Selective FT", "Gradient ascent", "2-Stage", "DELETE", "Margin matching"],
+        },
         "model": {"name": "vit_tiny_patch16_224", "image_size": 224, "patch_size": 16, "weights": "imagenet"},
         "batches": {"image_size": 224},
         "training": {"epochs": 3, "batch_size": 64, "lr": 1e-4, "augment": False},
         "unlearning": {"batch_size": 64},
         "evaluation": {"final": None, "tracked": None},
+        "tuning": {"trials": 30, "epochs": 5},
         "methods": {
             "Fine-tuning": {},
             "Gradient ascent": {},
@@ -189,6 +271,7 @@ PUBLISHED = {  # the documents' settings, to the letter; made for a GPU
             "H3 Periodic FT": {"epochs": 5, "lr": 1e-4, "weight_decay": 0.0},
             "H4 Thawing": {"epochs": 5, "lr": 1e-4, "weight_decay": 0.0},
         },
+        "literature": {name: {} for name in QUICK["class"]["literature"]},
     },
 }
 
@@ -199,12 +282,17 @@ def _smoke(table):
     return {
         **table,
         "images": 240,
+        "audit": {"shadows": 6, "methods": table["audit"]["methods"][:1]},
         "training": {**table["training"], "epochs": 1, "plain_epochs": 0, "batch_size": 60},
         "unlearning": {"batch_size": 60},
         "evaluation": {"final": 60, "tracked": 30},
-        "methods": {
-            name: {setting: shortest.get(setting, value) for setting, value in settings.items()}
-            for name, settings in table["methods"].items()
+        "tuning": {"trials": 2, "epochs": 2},
+        **{
+            part: {
+                name: {setting: shortest.get(setting, value) for setting, value in settings.items()}
+                for name, settings in table[part].items()
+            }
+            for part in ("methods", "literature")
         },
     }
 

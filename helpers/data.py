@@ -1,9 +1,11 @@
 """Images as uint8 tensors on the device, split into what is retained and what is forgotten, and served in batches."""
 
+import difflib
 import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,7 @@ class Data:
     test_y: Tensor
     identity: str  # 12 hex digits that change whenever an image or a label changes
     flip: bool  # whether a mirrored image keeps its label
+    files: tuple[str, ...] = ()  # of a folder: where each training image lies in it, "train/cat/7.png"
 
 
 def load_data(source="digits", *, size=32, root=None):
@@ -134,6 +137,7 @@ def _folder(folder, size):
 
     tensors = runs.remember(runs.RUNS / "images" / f"{folder.name}-{identity}", {"identity": identity}, decode)
     x, y, is_test = tensors["x"], tensors["y"], tensors["is_test"]
+    names = tuple(file.relative_to(folder).as_posix() for (file, _), test in zip(files, is_test.tolist()) if not test)
     known = identity == JPEG_COPY
     return Data(
         "cifar10" if known else folder.name,
@@ -142,6 +146,7 @@ def _folder(folder, size):
         *(x[~is_test], y[~is_test], x[is_test], y[is_test]),
         identity,
         flip=True,
+        files=names,
     )
 
 
@@ -235,8 +240,7 @@ class Batches:
             return x
         if self.augment:
             x = crop_and_flip(x, generator, flip=self.flip)
-        mean, std = (torch.tensor(values, device=x.device) * 255 for values in (self.mean, self.std))
-        x = ((x.float() - mean) / std).permute(0, 3, 1, 2)
+        x = ((x.float() - scale(tuple(self.mean), x.device)) / scale(tuple(self.std), x.device)).permute(0, 3, 1, 2)
         if x.shape[-1] != self.image_size:
             x = interpolate(x, size=self.image_size, mode="bilinear")
         return x
@@ -244,6 +248,12 @@ class Batches:
     def fresh(self, **changes):
         """The same images, from the first pass again, with `changes`."""
         return replace(self, **{"passes": 0, "seen": Counter(), **changes})
+
+
+@cache
+def scale(values, device):
+    """A mean or standard deviation of pixels in [0, 1] as a tensor for uint8 ones, sent to the device once."""
+    return torch.tensor(values, device=device) * 255
 
 
 def crop_and_flip(x, generator, *, padding=4, flip=True):
@@ -255,7 +265,7 @@ def crop_and_flip(x, generator, *, padding=4, flip=True):
     if flip:
         mirrored = torch.rand(count, 1, generator=generator) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    rows, columns = rows.to(x.device), columns.to(x.device)
+    rows, columns = (index.to(x.device, non_blocking=x.is_cuda) for index in (rows, columns))
     x = pad(x, (0, 0, padding, padding, padding, padding))
     return x[torch.arange(count, device=x.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
@@ -264,7 +274,9 @@ def crop_and_flip(x, generator, *, padding=4, flip=True):
 class Split:
     """What is retained and what is forgotten, and the sets that a model is measured on.
 
-    `train` is retain and forget together. `sets` maps each measured set's display name to its batches, unshuffled.
+    `train` is retain and forget together. `validation` is held out from training, for methods that choose or distil by
+    unseen images: in both scenarios document A's half of the test images. In the class scenario the measured test sets
+    are document B's and hold these images too. `sets` maps each measured set's display name to its batches, unshuffled.
     """
 
     scenario: str  # "random" or "class"
@@ -273,6 +285,7 @@ class Split:
     train: Batches
     retain: Batches
     forget: Batches
+    validation: Batches
     sets: dict[str, Batches]
     seen: Counter = field(default_factory=Counter, compare=False)
 
@@ -284,8 +297,39 @@ class Split:
             train=self.train.fresh(seed=seed, seen=seen, **changes),
             retain=self.retain.fresh(seed=seed + 1, seen=seen, limit=retain_limit, **changes),
             forget=self.forget.fresh(seed=seed + 2, seen=seen, **changes),
+            validation=self.validation.fresh(seed=seed + 3, seen=seen, **changes),
             seen=seen,
         )
+
+
+def read_forget_list(path, data):
+    """The training images that a text file names, one a line, as sorted int64 indices `(n,)`.
+
+    A line is an index into the training images or, for a folder of images, a file's path in it; blank lines and those
+    that begin with # are passed over, an image named twice counts once.
+
+    Raises:
+        ValueError: a line that names no training image, with its number; an empty list.
+    """
+    place = {name: i for i, name in enumerate(data.files)}
+    chosen = set()
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        word = line.strip()
+        if not word or word.startswith("#"):
+            continue
+        index = place.get(word, int(word) if word.isascii() and word.isdigit() else -1)
+        if not 0 <= index < len(data.train_y):
+            near = difflib.get_close_matches(word, place, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            example = f" or a path like {data.files[0]}" if place else ""
+            raise ValueError(
+                f"{Path(path).name}, line {number}: '{word}' is no training image of {data.title}: give an index from "
+                f"0 to {len(data.train_y) - 1}{example}{hint}"
+            )
+        chosen.add(index)
+    if not chosen:
+        raise ValueError(f"{Path(path).name} names no image")
+    return torch.tensor(sorted(chosen))
 
 
 def random_indices(n_train, n_test, fraction=0.1, seed=SPLIT_SEED):
@@ -317,6 +361,7 @@ def make_split(
     *,
     forget_fraction=0.1,
     forget_class=None,
+    forget_index=None,
     seed=SPLIT_SEED,
     evaluate_at_most=None,
     device="cpu",
@@ -326,6 +371,7 @@ def make_split(
 
     Args:
         forget_class: name or index of the class to forget; the first one by default.
+        forget_index: instead of a random fraction, these training images, int64 `(n,)`.
         evaluate_at_most: measure the retained training set on this many images, always the same ones.
         device: where the images live.
         batches: settings of the `Batches`: mean, std, image_size, batch_size.
@@ -337,6 +383,11 @@ def make_split(
         if not 0 < forget_fraction < 1:
             raise ValueError(f"forget_fraction {forget_fraction} must lie between 0 and 1, both excluded")
         indices, forgotten = random_indices(len(data.train_y), len(data.test_y), forget_fraction, seed), None
+        if forget_index is not None:
+            indices["retain"] = indices["retain"].new_tensor(
+                sorted({*range(len(data.train_y))} - {*forget_index.tolist()})
+            )
+            indices["forget"] = forget_index
         retain, forget = indices["retain"], indices["forget"]
     elif scenario == "class":
         forgotten = class_number(data, forget_class)
@@ -350,8 +401,10 @@ def make_split(
         tensor.to(device) for tensor in (data.train_x, data.train_y, data.test_x, data.test_y)
     )
 
-    def training(index, **changes):
-        return Batches(train_x, train_y, index.to(device), flip=data.flip, **{**batches, **changes})
+    held_out = random_indices(len(data.train_y), len(data.test_y), seed=seed)["validation"]
+
+    def training(index, x=train_x, y=train_y):
+        return Batches(x, y, index.to(device), flip=data.flip, **batches)
 
     def measured(name, index):
         is_training = name.startswith("train") or name in ("retain", "forget")
@@ -368,6 +421,7 @@ def make_split(
         training(torch.cat([retain, forget])),
         training(retain),
         training(forget),
+        training(held_out, test_x, test_y),
         {name: measured(name, index) for name, index in indices.items()},
     )
 

@@ -7,6 +7,8 @@ import inspect
 import json
 import os
 import platform
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -25,6 +27,10 @@ from .unlearning import find_method, unlearn
 TRACKED = {"random": ("retain", "forget", "validation"), "class": ("train retain", "train forget", "test retain")}
 SCENARIOS = ("random", "class")
 COLUMNS = ["scenario", "seed", "method", "epoch", "set", "metric", "value"]
+
+
+class NotThere(LookupError):
+    """A run does not lie under `runs/`, and making it was not asked for."""
 
 
 @dataclass
@@ -57,27 +63,48 @@ class Experiment:
     Args:
         budget: a name from `BUDGETS`.
         seed: of initial weights and shuffling. The split has its own seed and is the same for all.
+        forget_index: in the random scenario, forget these training images (see `data.read_forget_list`).
+        model: settings of `build_model` instead of the budget's, such as `{"name": "mobilenetv3_small_050"}`.
         start: `fresh`, each method starts from Original; `chain`, each starts from the model that the method before it
             in the budget's table left, as document A's notebook did.
     """
 
     def __init__(
-        self, data, scenario, budget="quick", seed=0, *, forget_class=None, forget_fraction=0.1, start="fresh"
+        self,
+        data,
+        scenario,
+        budget="quick",
+        seed=0,
+        *,
+        forget_class=None,
+        forget_fraction=0.1,
+        forget_index=None,
+        model=None,
+        start="fresh",
     ):
         self._asked = {"data": data, "scenario": scenario, "budget": budget, "forget_class": forget_class,
-                       "forget_fraction": forget_fraction, "start": start}  # fmt: skip
-        self.budget = BUDGETS[budget][scenario]
+                       "forget_fraction": forget_fraction, "forget_index": forget_index, "model": model,
+                       "start": start}  # fmt: skip
+        self.budget = BUDGETS[budget][scenario] | ({"model": model} if model else {})
         self.data = head(data, self.budget.get("images"))
         self.scenario, self.budget_name, self.seed, self.start = scenario, budget, seed, start
         self.device = pick_device()
-        self.split_settings = {"scenario": scenario, "seed": SPLIT_SEED}
-        if scenario == "random":
-            self.split_settings |= {"forget_fraction": forget_fraction}
+        self.say = say  # told one line now and then while something is made
+        self._may_make = True
+        if scenario == "random" and forget_index is not None:
+            if self.data is not data:
+                raise ValueError(f"budget {budget} takes part of the images only: a list of images needs another one")
+            forgotten, described = {"forget_index": forget_index}, {"forget": runs.key(forget_index.tolist())}
+        elif scenario == "random":
+            forgotten = described = {"forget_fraction": forget_fraction}
         else:
-            self.split_settings |= {"forget_class": class_number(data, forget_class)}
+            forgotten = described = {"forget_class": class_number(data, forget_class)}
+        self.split_settings = {"scenario": scenario, "seed": SPLIT_SEED, **described}
         self.split = make_split(
             self.data,
-            **self.split_settings,
+            scenario,
+            **forgotten,
+            seed=SPLIT_SEED,
             evaluate_at_most=self.budget["evaluation"]["final"],
             device=self.device,
             **self.budget["batches"],
@@ -90,7 +117,7 @@ class Experiment:
     def original(self):
         """The model trained on everything; at `published` on the official CIFAR-10, the starting kit's checkpoint."""
         if self.downloads_original:
-            return self._downloaded("Original", self.budget["original"])
+            return self._downloaded("Original")
         return self._trained("Original", self.split.train, self.seed)
 
     @property
@@ -112,8 +139,8 @@ class Experiment:
     def unlearned(self, name, method=None, **settings):
         """The model that a method leaves: one of the budget's by name, or your own function under a name of yours."""
         function, defaults = find_method(method or name)
-        settings = {**defaults, **(self.budget["methods"].get(name, {}) if method is None else {}), **settings}
-        start = self._before(name) if self.start == "chain" else self.original
+        settings = {**defaults, **(self.settings(name) if method is None else {}), **settings}
+        start = self._start(name)
         described = {
             "role": "unlearned",
             **self._common(self.seed),
@@ -134,7 +161,7 @@ class Experiment:
                     self.split,
                     seed=self.seed,
                     track=self.track,
-                    progress=lambda line: say(f"{self.scenario}: {name}  {line}"),
+                    progress=lambda line: self.say(f"{self.scenario}: {name}  {line}"),
                     **self.budget["unlearning"],
                     **settings,
                 )
@@ -146,8 +173,49 @@ class Experiment:
 
     @property
     def methods(self):
-        """The names of the methods that this budget runs in this scenario."""
+        """The names of the documents' methods that this budget runs in this scenario."""
         return list(self.budget["methods"])
+
+    @property
+    def literature(self):
+        """The names of the published methods beyond the documents that this budget runs in this scenario."""
+        return list(self.budget["literature"])
+
+    def settings(self, name):
+        """The budget's settings of a method, over the method's own defaults."""
+        return {**self.budget["methods"], **self.budget["literature"]}.get(name, {})
+
+    def there(self):
+        """The `Run`s that lie under `runs/` already: Original, Golds, the budget's methods, own ones; trains none.
+
+        Of an own method that was edited, the newest.
+        """
+        seeker, found = copy(self), []
+        seeker._may_make = False
+        with suppress(NotThere):
+            found += [seeker.original, *seeker.golds]
+        for name in self.methods:
+            with suppress(NotThere):
+                found.append(seeker.unlearned(name))
+        with suppress(NotThere):
+            found += seeker._own_methods()
+        return found
+
+    def _own_methods(self):
+        """The newest `Run` of each method of one's own that started where it would start now."""
+        newest = {}
+        for file in sorted(self.folder.glob("*.json"), key=lambda file: file.stat().st_mtime):
+            record = json.loads(file.read_text())
+            settings = record["settings"]
+            if "source" in settings and settings["unlearning"] == self.budget["unlearning"]:
+                start = json.loads(json.dumps(self._start(record["name"]).settings))
+                if settings["start"] == start and runs.load_record(self._path(record["name"], settings), settings):
+                    newest[record["name"]] = self._run(record["name"], settings, record)
+        return list(newest.values())
+
+    def _start(self, name):
+        """The run that a method starts from."""
+        return self._before(name) if self.start == "chain" else self.original
 
     def _before(self, name):
         """In a chain: what the last method before `name` left that did not diverge, Original for the first."""
@@ -165,23 +233,30 @@ class Experiment:
             "precision": precision(self.device),
         }
 
-    def _build(self, seed=0, **changes):
+    def _settings(self, role, seed):
+        """What determines Original or a Gold."""
+        downloaded = role == "original" and self.downloads_original
+        made = {"weights": self.budget["original"]} if downloaded else {"training": self.budget["training"]}
+        return {"role": role, **self._common(seed), **made}
+
+    def build(self, seed=0, **changes):
+        """The budget's network for these classes, untrained unless `weights` are among its settings."""
         settings = {**self.budget["model"], **changes}
         return build_model(**settings, classes=len(self.data.classes), seed=seed).to(self.device)
 
     def _trained(self, name, batches, seed):
         role = "original" if name == "Original" else "retrained"
-        settings = {"role": role, **self._common(seed), "training": self.budget["training"]}
+        settings = self._settings(role, seed)
 
         def make():
-            model = self._build(seed)
+            model = self.build(seed)
             history = train(
                 model,
                 batches,
                 seed=seed,
                 checkpoint=self._path(name, settings).with_suffix(".partial"),
                 track=self.track,
-                progress=lambda line: say(f"{self.scenario}: {name}  {line}"),
+                progress=lambda line: self.say(f"{self.scenario}: {name}  {line}"),
                 **self.budget["training"],
             )
             last = history[-1]
@@ -191,12 +266,12 @@ class Experiment:
 
         return self._kept(name, settings, make)
 
-    def _downloaded(self, name, weights):
-        settings = {"role": "original", **self._common(self.seed), "weights": weights}
+    def _downloaded(self, name):
+        settings, weights = self._settings("original", self.seed), self.budget["original"]
 
         def make():
             nothing = {"seconds": 0.0, "steps": 0, "images": 0}
-            return self._build(weights=weights).state_dict(), {"history": [], "cost": nothing}
+            return self.build(weights=weights).state_dict(), {"history": [], "cost": nothing}
 
         return self._kept(name, settings, make)
 
@@ -207,6 +282,8 @@ class Experiment:
     def _kept(self, name, settings, make):
         """The run with these settings from `runs/`, or made and kept there; its outputs in a file beside it."""
         path, reused = self._path(name, settings), True
+        if not self._may_make and runs.load_record(path, settings) is None:
+            raise NotThere(name)
 
         def make_it():
             nonlocal reused
@@ -218,11 +295,16 @@ class Experiment:
         for leftover in path.parent.glob(f"{path.name}.partial*"):
             leftover.unlink(missing_ok=True)
         if reused:
-            say(f"{self.scenario}: {name}  reused from runs/")
+            self.say(f"{self.scenario}: {name}  reused from runs/")
+        return self._run(name, settings, record)
+
+    def _run(self, name, settings, record):
+        """The `Run` of a record that lies under `runs/`."""
+        path = self._path(name, settings)
 
         def load_model():
             tensors, _ = runs.load(path, settings)
-            model = self._build()
+            model = self.build()
             model.load_state_dict(tensors)
             return model.eval()
 
@@ -247,7 +329,7 @@ class Experiment:
         )
 
     def _outputs(self, model):
-        say(f"{self.scenario}: evaluating")
+        self.say(f"{self.scenario}: evaluating")
         logits = {f"logits {name}": predict(model, batches)[0] for name, batches in self.split.sets.items()}
         return {**logits, "features": predict(model, self.panel)[1]}
 
@@ -307,10 +389,10 @@ class Experiment:
         return self if seed == self.seed else Experiment(**self._asked, seed=seed)
 
     def seeds_there(self):
-        """The seeds for which an Original with these settings lies under `runs/`."""
-        wanted = json.loads(json.dumps(self.original.settings))
+        """This seed and those for which an Original with these settings lies under `runs/`."""
+        wanted = json.loads(json.dumps(self._settings("original", self.seed)))
         del wanted["seed"]
-        found = set()
+        found = {self.seed}
         for file in self.folder.glob("original-seed*.json"):
             if not file.name.endswith((".partial.json", ".outputs.json")):
                 try:
@@ -330,8 +412,8 @@ def sample(index, at_most):
 
 
 def head(data, images):
-    """`data` cut to a random `images` training and test images; all of them for None."""
-    if images is None:
+    """`data` cut to a random `images` training and test images; all of them for None, or where there are no more."""
+    if images is None or max(len(data.train_y), len(data.test_y)) <= images:
         return data
     rng = np.random.default_rng(SPLIT_SEED)
     train, test = (torch.from_numpy(rng.permutation(len(y))[:images]) for y in (data.train_y, data.test_y))

@@ -256,7 +256,7 @@ def thawing(model, split, *, epochs=50, thaw=0.3, **settings):
                 model.train().requires_grad_(True)
 
 
-METHODS = {  # display name: (function, settings); the signature's defaults are the documents' settings
+DOCUMENTS = {  # display name: (function, settings); the signature's defaults are the documents' settings
     "M1 Retain FT": (retain_finetuning, {}),
     "M2 Selective FT": (selective_finetuning, {}),
     "M3 Reversal": (gradient_reversal, {}),

@@ -29,7 +29,8 @@ def predict(model, batches):
             with autocast(device):
                 model(x)
         features = torch.cat(inputs).float()
-        return head(features).cpu(), features.cpu()
+        with torch.autocast(device.type, enabled=False):
+            return head(features).cpu(), features.cpu()
 
 
 def accuracy(logits, y):

@@ -1,4 +1,4 @@
-"""The two networks, their weights, and the part of each that selective methods train."""
+"""The networks, their weights, and the part of each that selective methods train."""
 
 from contextlib import contextmanager
 from textwrap import shorten
@@ -8,7 +8,10 @@ import torch
 from safetensors import SafetensorError
 from timm.layers import set_fused_attn
 from torch import nn
+from torch.nn.functional import linear
 from torchvision.models import resnet18
+
+from .training import pick_device, precision
 
 KIT = "https://storage.googleapis.com/unlearning-challenge/weights_resnet18_cifar10.pth"
 
@@ -31,6 +34,7 @@ def build_model(name="resnet18", *, classes=10, image_size=32, patch_size=16, we
         torch.manual_seed(seed)
         if name == "resnet18":
             model = resnet18(weights=None, num_classes=classes)
+            leave_out_padding(model.layer4)
             if weights:
                 load_kit_weights(model, weights)
         else:
@@ -38,8 +42,32 @@ def build_model(name="resnet18", *, classes=10, image_size=32, patch_size=16, we
     return model.to(memory_format=torch.channels_last)
 
 
+class OnePixelConv2d(nn.Conv2d):
+    """A square convolution that, where its output is one pixel, multiplies only by the taps that meet the image.
+
+    On a 1x1 map a 3x3 kernel padded by 1 is its centre tap, on a 2x2 map with stride 2 four of its nine. The others get
+    gradient 0, so that weight decay and momentum act on them as ever.
+    """
+
+    def forward(self, x):
+        if max(x.shape[-2:]) + 2 * self.padding[0] - self.kernel_size[0] >= self.stride[0]:  # more than one pixel
+            return super().forward(x)
+        top, left = self.padding
+        weight = self.weight[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+        x = x[:, :, : weight.shape[2], : weight.shape[3]]
+        return linear(x.flatten(1), weight.flatten(1), self.bias)[:, :, None, None]
+
+
+def leave_out_padding(layer):
+    """Make the convolutions of `layer` `OnePixelConv2d`: same weights, same names, nine tenths less arithmetic."""
+    for module in layer.modules():
+        if type(module) is nn.Conv2d:
+            module.__class__ = OnePixelConv2d
+
+
 def _timm_model(name, classes, image_size, patch_size, weights):
-    set_fused_attn(torch.cuda.is_available())  # on a CPU the fused kernel's bfloat16 backward takes half the step
+    device = pick_device()  # on a CPU the fused kernel's bfloat16 backward takes half the step
+    set_fused_attn(device.type != "cpu" or precision(device) == "float32")
     settings = {"num_classes": classes}
     if name.startswith("vit_"):
         settings |= {"img_size": image_size, "patch_size": patch_size}
@@ -84,8 +112,13 @@ def load_kit_weights(model, weights="kit"):
 
 
 def is_vit(model):
-    """Whether `model` is one of timm's vision transformers."""
-    return hasattr(model, "blocks")
+    """Whether `model` is one of timm's vision transformers with a class token."""
+    return hasattr(model, "blocks") and getattr(model, "global_pool", "") == "token"
+
+
+def is_resnet(model):
+    """Whether `model` is a residual network in four stages, torchvision's or timm's."""
+    return all(hasattr(model, part) for part in ("layer1", "layer2", "layer3", "layer4", "fc"))
 
 
 class ClassToken(nn.Module):
@@ -98,18 +131,34 @@ class ClassToken(nn.Module):
 def tail(model):
     """The part that selective methods train, as one network that shares its weights with `model`.
 
-    ResNet-18: layer4 + fc (75 % of the parameters, document A). ViT: the last quarter of its blocks, norm and head.
+    ResNets: layer4 + fc (of ResNet-18 75 % of the parameters, document A). ViT: the last quarter of its blocks, norm
+    and head.
+
+    Raises:
+        ValueError: another kind of network, in which these parts are not known.
     """
     if is_vit(model):
         blocks = model.blocks[-len(model.blocks) // 4 :]
         return nn.Sequential(*blocks, model.norm, ClassToken(), model.head)
-    return nn.Sequential(model.layer4, model.avgpool, nn.Flatten(), model.fc)
+    refuse_other_networks(model)
+    pool = model.avgpool if hasattr(model, "avgpool") else model.global_pool
+    return nn.Sequential(model.layer4, pool, nn.Flatten(), model.fc)
+
+
+def refuse_other_networks(model):
+    """Raise ValueError unless `model` is a network whose tail and early part are known."""
+    if not (is_vit(model) or is_resnet(model)):
+        raise ValueError(
+            f"{type(model).__name__} has no known tail or early part: M2 to M6 and H4 need a ResNet or a ViT with a "
+            "class token; the other methods take any network"
+        )
 
 
 def early(model):
     """The part that H4 freezes at first: layer1 and layer2, for a ViT the first half of its blocks."""
     if is_vit(model):
         return [model.patch_embed, *model.blocks[: len(model.blocks) // 2]]
+    refuse_other_networks(model)
     return [model.layer1, model.layer2]
 
 

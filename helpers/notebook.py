@@ -9,6 +9,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from . import published
+from .audit import student
 from .budgets import BUDGETS
 from .data import load_data
 from .experiment import SCENARIOS, Experiment
@@ -100,13 +101,6 @@ def summary(results):
     table = groups.agg(["mean", "std", "count"])
     table["half"] = student(table["count"]) * table["std"] / np.sqrt(table["count"])
     return table.reset_index()
-
-
-def student(counts):
-    """The two-sided 95 % quantile of Student's t for each number of seeds; NaN for one seed."""
-    from scipy.stats import t
-
-    return np.where(counts > 1, t.ppf(0.975, np.maximum(counts - 1, 1)), np.nan)
 
 
 def text(mean, half, digits):

@@ -5,18 +5,29 @@ import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from IPython.display import Image, display
+from matplotlib.colors import BoundaryNorm
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from sklearn.manifold import TSNE
 
 from . import runs
+from .audit import pareto
 
 # Okabe and Ito's colour-blind-safe palette. Retained and forgotten, Original and Gold look the same everywhere.
 RETAINED, FORGOTTEN, VALIDATION, TEST = "#7f7f7f", "#D55E00", "#0072B2", "#56B4E9"
 ORIGINAL, GOLD, METHOD = "#000000", "#E69F00", "#009E73"
 GOLD_TEXT = "#8F6200"  # Gold's colour, dark enough to read on white
+GROUPS = {  # methods by idea: colour and marker
+    "relearn": ("#0072B2", "o"),
+    "push away": ("#D55E00", "^"),
+    "relabel": ("#CC79A7", "s"),
+    "distil": ("#009E73", "D"),
+    "edit weights": ("#56B4E9", "v"),
+}
 SETS = {
     "retain": RETAINED,
     "forget": FORGOTTEN,
@@ -28,7 +39,7 @@ SETS = {
     "test forget": "#CC79A7",
 }
 MARKERS = {name: marker for name, marker in zip(SETS, "osD^osD^")}
-TITLES = {"random": "random scenario (ResNet-18)", "class": "class scenario (ViT-Tiny)"}
+TITLES = {"random": "random scenario", "class": "class scenario"}
 
 sns.set_theme(
     context="notebook",
@@ -199,28 +210,42 @@ def code(method):
     return CODES.get(method) or (method.split()[0] if method[:1] in "MH" and method[1:2].isdigit() else method)
 
 
-def label_points(axis, x, y):
-    """Name each point of a scatter; a label goes to the nearest place that covers no point and no other label."""
-    axis.figure.draw_without_rendering()
-    points = axis.transData.transform(np.column_stack([x, y]))
-    taken = [(px - 6, py - 6, px + 6, py + 6) for px, py in points]
+def label_points(axis, points):
+    """Name each point (cost, gap, low, high) where the name covers no point, no interval and no other name, if it can.
+
+    The nearest such place is taken; a line leads to a name that is not right beside its point.
+    """
+    place, bounds = axis.transData.transform, axis.get_window_extent()
     unit = axis.figure.dpi / 72
-    bounds = axis.get_window_extent()
-    for name, (px, py) in zip(map(code, x.index), points):
-        width, height = (6.4 * len(name) + 3) * unit, 11 * unit
-        places = [
-            (px + r * np.cos(angle) - width / 2 * (1 - np.cos(angle)), py + r * np.sin(angle) - height / 2)
-            for r in np.arange(8, 90, 6)
-            for angle in np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    dots = place(points[["cost", "gap"]].to_numpy())
+    taken = [(x - 5 * unit, y - 5 * unit, x + 5 * unit, y + 5 * unit) for x, y in dots]
+    for end in ("low", "high"):
+        ends = place(points[["cost", end]].to_numpy())
+        taken += [(x - 1, min(y, end), x + 1, max(y, end)) for (x, y), (_, end) in zip(dots, ends)]
+    for name, point, (x, y) in zip(map(code, points.index), points[["cost", "gap"]].to_numpy(), dots):
+        label = axis.annotate(name, point, (0, 0), textcoords="offset points", ha="center", va="center", fontsize=9,
+                              path_effects=[withStroke(linewidth=2.5, foreground="white", alpha=0.8)])  # fmt: skip
+        extent = label.get_window_extent()
+        width, height = extent.width + 3 * unit, extent.height
+        centres = [
+            (r, x + (r + width / 2) * np.cos(angle), y + (r + height / 2) * np.sin(angle))
+            for r in unit * np.arange(5, 150, 4)
+            for angle in np.linspace(0, 2 * np.pi, 24, endpoint=False)
         ]
-        boxes = [(left, low, left + width, low + height) for left, low in places]
-        boxes = [b for b in boxes if bounds.x0 < b[0] and b[2] < bounds.x1 and bounds.y0 < b[1] and b[3] < bounds.y1]
-        free = [box for box in boxes if not any(overlap(box, other) for other in taken)]
-        left, low, right, high = (free or boxes)[0]
-        taken.append((left, low, right, high))
-        axis.annotate(name, (px, py), xytext=((left + right) / 2, (low + high) / 2), xycoords="figure pixels",
-                      textcoords="figure pixels", ha="center", va="center", fontsize=9,
-                      arrowprops={"arrowstyle": "-", "color": "0.65", "linewidth": 0.7})  # fmt: skip
+        boxes = [(r, (u - width / 2, v - height / 2, u + width / 2, v + height / 2)) for r, u, v in centres]
+        boxes = [(r, box) for r, box in boxes if within(box, (bounds.x0, bounds.y0, bounds.x1, bounds.y1))]
+        r, box = next((one for one in boxes if not any(overlap(one[1], other) for other in taken)), boxes[0])
+        taken.append(box)
+        offset = ((box[0] + box[2]) / 2 - x) / unit, ((box[1] + box[3]) / 2 - y) / unit
+        label.set_position(offset)
+        if r > 10 * unit:
+            axis.annotate("", point, offset, textcoords="offset points", zorder=1,
+                          arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.7, "shrinkB": 0})  # fmt: skip
+
+
+def within(a, b):
+    """Whether box a (left, low, right, high) lies in box b."""
+    return b[0] < a[0] and b[1] < a[1] and a[2] < b[2] and a[3] < b[3]
 
 
 def overlap(a, b):
@@ -294,32 +319,148 @@ def tsne_panels(embeddings, is_forgotten):
     return figure
 
 
-def gap_against_cost(points):
-    """Mean accuracy gap to Gold against cost; a band is the Gold-against-Gold gap, the floor.
+def gap_against_cost(points, floors=None):
+    """Mean gap to Gold against cost, a point with its interval a method; a band is the floor, Gold against Gold.
 
-    `points` is the table of `notebook.gap_points`.
+    The line joins the methods that no other beats in both. The gap's axis is linear up to 1 point, then logarithmic.
+
+    Args:
+        points: the table of `notebook.gap_points`; a column `group`, one of `GROUPS`, colours the methods.
+        floors: `audit.floor`s by scenario, whose 95 % interval is the band; without, it reaches up to the row `Gold 2`.
     """
     scenarios = list(dict.fromkeys(points.scenario))
-    figure, axes = plt.subplots(1, len(scenarios), figsize=(5.4 * len(scenarios), 4.6), squeeze=False)
-    for axis, scenario in zip(axes[0], scenarios):
+    figure, axes = plt.subplots(len(scenarios), 1, figsize=(9.4, 5.6 * len(scenarios)), squeeze=False)
+    for axis, scenario in zip(axes[:, 0], scenarios):
         part = points[points.scenario == scenario].set_index("method")
         methods = part[~part.index.str.match("Original|Gold")]
         axis.axhline(part.gap["Original"], color=ORIGINAL, linestyle=":", linewidth=1.5, label="Original, untouched")
-        if "Gold 2" in part.index:
-            axis.axhspan(0, part.gap["Gold 2"], color=GOLD, alpha=0.35, linewidth=0, label="floor: a second Gold")
-        axis.errorbar(methods.cost, methods.gap, yerr=[methods.gap - methods.low, methods.high - methods.gap], fmt="o",
-                      color=METHOD, ecolor="0.6", elinewidth=1, markersize=6.5, markeredgecolor="white")  # fmt: skip
+        _floor_band(axis, part, (floors or {}).get(scenario))
+        front = methods[pareto(methods.cost, methods.gap)].sort_values("cost")
+        axis.plot(front.cost, front.gap, color="0.45", linewidth=1.4, zorder=1, label="Pareto front")
+        for group, rows in methods.groupby(methods.get("group", pd.Series("", methods.index)), sort=False):
+            color, marker = GROUPS.get(group, (METHOD, "o"))
+            reach = [rows.gap - rows.low, rows.high - rows.gap]
+            axis.errorbar(rows.cost, rows.gap, yerr=reach, fmt=marker, color=color, ecolor="0.6", elinewidth=1,
+                          markersize=7, markeredgecolor="white", label=group or "a method")  # fmt: skip
         axis.set_xscale("log")
         axis.set_xlim(methods.cost.min() / 1.6, methods.cost.max() * 1.6)
-        axis.set_ylim(0, 1.15 * max(methods.high.max(), part.gap["Original"], 0.1))
-        axis.set(
-            title=TITLES[scenario], xlabel="images seen, % of retraining", ylabel="mean accuracy gap to Gold, points"
-        )
+        axis.set_yscale("symlog", linthresh=1)
+        top = 1.2 * max(methods.high.max(), part.gap["Original"], 1)
+        axis.set_yticks([tick for tick in (0, 0.25, 0.5, 0.75, 1, 2, 5, 10, 20, 50, 100) if tick <= top])
+        axis.set_ylim(0, top)
+        axis.set(title=TITLES[scenario], xlabel="images seen, % of retraining", ylabel="mean gap to Gold, points")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.legend(loc="lower center", bbox_to_anchor=(0.5, -0.32), ncols=2, fontsize=9.5)
-        label_points(axis, methods.cost, methods.gap)
+        for one in (axis.xaxis, axis.yaxis):
+            one.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, fontsize=9.5)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # from here on nothing moves
+    for axis, scenario in zip(axes[:, 0], scenarios):
+        methods = points[(points.scenario == scenario) & ~points.method.str.match("Original|Gold")].set_index("method")
+        label_points(axis, methods)
+    return figure
+
+
+def _floor_band(axis, part, floor):
+    """The floor as a band: `audit.floor`'s interval around its mean, or from 0 to the second Gold's gap."""
+    if floor is not None and np.isfinite(floor["high"]):
+        axis.axhspan(max(floor["low"], 0), floor["high"], color=GOLD, alpha=0.35, linewidth=0,
+                     label="floor: Gold against Gold, 95 % interval")  # fmt: skip
+        axis.axhline(floor["mean"], color=GOLD, linewidth=1.2, zorder=0)
+    elif "Gold 2" in part.index:
+        axis.axhspan(0, part.gap["Gold 2"], color=GOLD, alpha=0.35, linewidth=0, label="floor: a second Gold")
+
+
+def battery(values, floors):
+    """Heat map of attacks: what each found on each model, coloured by how far that is from what it found on Gold.
+
+    A cell is empty where there is no value.
+
+    Args:
+        values: a table, a row a model (Original and Gold first) and a column an attack.
+        floors: a series, for each attack the mean distance between two Golds, which is the colours' unit.
+    """
+    distance = (values - values.loc["Gold"]).abs()
+    units = (distance / floors[values.columns]).where(distance != 0, 0).clip(upper=1e6)  # two Golds may agree exactly
+    steps = [0, 1, 2, 4, 8, 16]
+    colours = plt.get_cmap("Blues", len(steps))
+    figure, axis = plt.subplots(figsize=(3.4 + 0.8 * len(values.columns), 2.2 + 0.32 * len(values)))
+    sns.heatmap(units, annot=values.map(lambda value: f"{value:.3g}"), fmt="", mask=units.isna(), ax=axis, cmap=colours,
+                norm=BoundaryNorm(steps, colours.N, extend="max"), linewidths=0.5, yticklabels=True, xticklabels=True,
+                annot_kws={"size": 8.5}, cbar_kws={"label": "distance from Gold, in mean distances of two Golds",
+                "ticks": steps, "format": "%g", "shrink": 0.5, "pad": 0.02})  # fmt: skip
+    axis.set_facecolor("0.88")
+    axis.grid(visible=False)
+    yardsticks = values.index.str.match("Original|Gold").sum()
+    axis.axhline(yardsticks, color="0.2", linewidth=1.6)
+    axis.set(xlabel="", ylabel="")
+    axis.xaxis.tick_top()
+    axis.set_xticks(
+        np.arange(len(values.columns)) + 0.5, values.columns, rotation=35, ha="left", rotation_mode="anchor"
+    )
+    axis.tick_params(axis="both", length=0)
+    axis.tick_params(axis="y", rotation=0)
+    for label in axis.get_yticklabels():
+        label.set_color(GOLD_TEXT if label.get_text().startswith("Gold") else "black")
+    return figure
+
+
+def relearn_curves(curves, original, tolerance=5):
+    """Forget accuracy by step while the forgotten images are taught again, a line a model, with the range over seeds.
+
+    Args:
+        curves: `audit.relearn`'s tables with a column method (and seed).
+        original: Original's forget accuracy in percent; the dashed line is `tolerance` percent below it.
+    """
+    figure, axis = plt.subplots(figsize=(8.4, 3.9))
+    looks = ((color, line, marker) for line in ("-", "--", ":") for color, marker in GROUPS.values())
+    for method, rows in curves.groupby("method", sort=False):
+        color, line, marker = {"Original": (ORIGINAL, "-", ""), "Gold": (GOLD, "-", "")}.get(method) or next(looks)
+        by_step = rows.groupby("step").accuracy
+        mean = by_step.mean()
+        axis.plot(mean.index, mean, color=color, linestyle=line, marker=marker, markersize=5, markevery=0.12,
+                  linewidth=2.6 if method == "Gold" else 1.7, label=method)  # fmt: skip
+        axis.fill_between(mean.index, by_step.min(), by_step.max(), color=color, alpha=0.1, linewidth=0)
+    axis.axhline((1 - tolerance / 100) * original, color="0.3", linestyle="--", linewidth=1, zorder=0,
+                 label=f"within {tolerance} % of Original")  # fmt: skip
+    axis.set(xlabel="gradient steps on forgotten and retained images", ylabel="forget accuracy, %")
+    axis.set_xlim(0, curves.step.max())
+    whole_epochs(axis)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9.5)
+    return figure
+
+
+def margin_histograms(unlearned, never, pictures, names):
+    """What U-LiRA looks at: an image a panel, its margins over models that unlearned it and models that never saw it.
+
+    Args:
+        unlearned, never: margins `(models, images)` and `(golds, images)`; the curves are the normals fitted to them.
+        pictures: the images, uint8 `(images, size, size, 3)`.
+        names: what stands over each.
+    """
+    count = len(names)
+    figure, axes = plt.subplots(2, count, figsize=(2.5 * count, 4), height_ratios=[1, 1.7], squeeze=False)
+    for i, (picture, axis) in enumerate(zip(*axes)):
+        picture.imshow(np.asarray(pictures[i]))
+        picture.set(xticks=[], yticks=[])
+        picture.set_title(names[i], fontsize=10.5)
+        sides = np.asarray(unlearned)[:, i], np.asarray(never)[:, i]
+        edges = np.histogram_bin_edges(np.concatenate(sides), bins=12)
+        beyond = 0.6 * (edges[-1] - edges[0])
+        grid = np.linspace(edges[0] - beyond, edges[-1] + beyond, 200)
+        for side, color, label in zip(
+            sides, (FORGOTTEN, VALIDATION), ("trained on it, then unlearned", "never saw it")
+        ):
+            axis.hist(side, edges, density=True, color=color, alpha=0.4, linewidth=0, label=label)
+            spread = max(side.std(ddof=1), 1e-6)
+            axis.plot(
+                grid, np.exp(-(((grid - side.mean()) / spread) ** 2) / 2) / (spread * np.sqrt(2 * np.pi)), color=color
+            )
+        axis.set(yticks=[], xlabel="margin, nats")
+        axis.grid(visible=False)
+    axes[1, 0].set_ylabel("density of models")
+    figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 

@@ -56,12 +56,13 @@ class Phase:
         """The share of `lr` at gradient step `step`, counted from 0."""
         if self.schedule == "constant":
             return 1.0
-        done = min(step / max(self.steps, 1), 1.0)  # a phase of no steps is no error
+        steps = max(self.steps, 1)  # a phase of no steps is no error
+        done = min(step / steps, 1.0)
         if self.schedule == "cosine":
             low = self.lr_end / self.lr
             return low + (1 - low) * (1 + math.cos(math.pi * done)) / 2
         if self.schedule == "onecycle":
-            return min((step + 1) / self.steps / 0.2, (1 - done) / 0.8)
+            return min((step + 1) / steps / 0.2, (1 - done) / 0.8)
         raise ValueError(f"schedule '{self.schedule}' is unknown: constant, cosine or onecycle")
 
     def start(self, model):

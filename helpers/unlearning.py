@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .methods import METHODS
+from .literature import METHODS
 from .training import Diverged, EpochEnd, Phase, autocast, check_finite, descend
 
 
@@ -22,7 +22,17 @@ class Unlearned:
 
 
 def unlearn(
-    method, original, split, *, seed=0, batch_size=128, retain_limit=None, track=None, progress=None, **settings
+    method,
+    original,
+    split,
+    *,
+    seed=0,
+    batch_size=128,
+    retain_limit=None,
+    track=None,
+    progress=None,
+    stop=None,
+    **settings,
 ):
     """Run `method` on a copy of `original`; `original` itself is never changed.
 
@@ -35,6 +45,7 @@ def unlearn(
         retain_limit: a pass over the retained images sees at most this many of them, drawn afresh each time.
         track: called with the model at each epoch's end; what it returns joins the history and costs no time.
         progress: called with one line of text at each epoch's end.
+        stop: asked before each gradient step; once it is true, the run ends there and leaves what it has reached.
         settings: handed to the method, over those in `METHODS`.
 
     Raises:
@@ -53,7 +64,7 @@ def unlearn(
     while True:
         with autocast(device):
             happening = next(happenings, None)
-        if happening is None:
+        if happening is None or (stop and stop()):
             break
         if isinstance(happening, Phase):
             if id(happening) not in phases:

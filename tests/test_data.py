@@ -98,6 +98,15 @@ def test_training_batches_are_the_sets_of_the_same_name(scenario, request):
     assert sorted(split.train.index.tolist()) == list(range(64))
 
 
+@pytest.mark.parametrize("scenario", ["random_split", "class_split"])
+def test_validation_is_held_out_and_the_same_in_both_scenarios(scenario, data, request):
+    split = request.getfixturevalue(scenario)
+    assert torch.equal(split.validation.index, random_indices(64, 40)["validation"]) and len(split.validation.y) == 20
+    assert torch.equal(split.validation.images, data.test_x) and torch.equal(split.validation.labels, data.test_y)
+    fresh = split.fresh(seed=0, batch_size=8)
+    assert sum(len(y) for _, y in fresh.validation) == fresh.seen["images"] == 20
+
+
 def test_sets_are_measured_on_their_own_images(data, class_split):
     batches = class_split.sets["test forget"]
     assert torch.equal(batches.images[batches.index], data.test_x[data.test_y == 0])

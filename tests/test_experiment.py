@@ -13,7 +13,8 @@ from helpers import notebook, published, runs
 from helpers.budgets import BUDGETS
 from helpers.data import load_data
 from helpers.experiment import Experiment, head
-from helpers.methods import METHODS
+from helpers.literature import LITERATURE
+from helpers.methods import DOCUMENTS
 from helpers.models import build_model
 
 PARAMETERS = {
@@ -125,7 +126,7 @@ def test_a_chain_continues_on_the_model_before(store):
     """`start="chain"`: the second method starts from what the first left, `fresh` from Original."""
     chain, fresh = experiment(start="chain"), experiment()
     first, second = chain.methods[:2]
-    assert chain.unlearned(second).settings["start"]["method"] == METHODS[first][0].__name__
+    assert chain.unlearned(second).settings["start"]["method"] == DOCUMENTS[first][0].__name__
     assert fresh.unlearned(second).settings["start"]["role"] == "original"
     one, other = chain.unlearned(second).model.state_dict(), fresh.unlearned(second).model.state_dict()
     assert not torch.equal(one["head.weight"], other["head.weight"])
@@ -201,10 +202,14 @@ def test_every_budget_names_known_methods_and_scenarios():
     """Each table has both scenarios, at least two Golds, and all thirteen methods of the documents between them."""
     for table in BUDGETS.values():
         assert set(table) == {"random", "class"}
-        assert all(part["golds"] >= 2 and set(part["methods"]) <= set(METHODS) for part in table.values())
-        assert set(METHODS) == set(table["random"]["methods"]) | set(table["class"]["methods"])
-    assert len(METHODS) == 14
-    assert set(published.RANDOM) <= set(METHODS) and set(published.CLASS) - {"Original", "Gold"} <= set(METHODS)
+        assert all(part["golds"] >= 2 and set(part["methods"]) <= set(DOCUMENTS) for part in table.values())
+        assert set(DOCUMENTS) == set(table["random"]["methods"]) | set(table["class"]["methods"])
+        assert all(set(part.get("literature", {})) <= set(LITERATURE) for part in table.values())
+    assert set(LITERATURE) == set(BUDGETS["quick"]["random"]["literature"]) | set(
+        BUDGETS["quick"]["class"]["literature"]
+    )
+    assert len(DOCUMENTS) == 14
+    assert set(published.RANDOM) <= set(DOCUMENTS) and set(published.CLASS) - {"Original", "Gold"} <= set(DOCUMENTS)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +293,6 @@ def test_published_rows_stand_under_ours(store):
 def test_the_public_names():
     """What tests, notebooks and users share."""
     assert set(helpers.__all__) == {
-        "METHODS", "build_model", "evaluate", "load_data", "make_split", "train", "unlearn",
+        "IDEAS", "METHODS", "build_model", "evaluate", "load_data", "make_split", "train", "unlearn",
     }  # fmt: skip
-    assert all(callable(getattr(helpers, name)) for name in helpers.__all__ if name != "METHODS")
+    assert all(callable(getattr(helpers, name)) for name in helpers.__all__ if not name.isupper())

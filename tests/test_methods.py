@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from helpers import methods, training, unlearning
 from helpers.data import make_split
-from helpers.methods import METHODS, contrast, exponential, kl_uniform, linear, square, tail_only
+from helpers.methods import DOCUMENTS, contrast, exponential, kl_uniform, linear, square, tail_only
 from helpers.metrics import losses, predict
 from helpers.models import build_model, early, is_vit, last_linear, tail
 from helpers.training import EpochEnd, Phase, train
@@ -92,7 +92,7 @@ def classifier():
 # --- every method -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_method_runs(name, network, split):
     settings, epochs = TINY[name]
     original = network()
@@ -146,9 +146,9 @@ DOCUMENTED = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_defaults_are_the_documents(name):
-    function, settings = METHODS[name]
+    function, settings = DOCUMENTS[name]
     signature = inspect.signature(function).parameters.values()
     defaults = {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
     assert {**defaults, **settings} == DOCUMENTED[name]
@@ -316,7 +316,7 @@ def test_growth_by_hand():
     [("H1 Linear", [0, 0.12, 0.24, 0.36, 0.48], 0), ("H2 Square + FT", [0, 0.032, 0.128, 0.288, 0.512], 10)],
 )
 def test_h1_and_h2_scale_the_step_up_as_documented(name, s, final):
-    function, settings = METHODS[name]
+    function, settings = DOCUMENTS[name]
     model, split = classifier(), listed(3, 2)
     happenings = list(function(model, split, **{**settings, "epochs": 5}))
     assert story(happenings) == "PRR|" + 4 * "RFRF|" + final * "RRR|"

@@ -22,6 +22,9 @@ FIGURES = {
     "08": ["08_curves", "08_entropy_random", "08_entropy_class"],
     "09": ["09_gap_trends", "09_validation", "09_strength", "09_final_loss", "09_hybrids_random", "09_hybrids_class"],
     "10": ["10_retain_against_forget", "10_predicted_as", "10_tsne_random", "10_tsne_class", "10_gap_against_cost"],
+    "11": ["11_gap_against_cost"],
+    "12": ["12_battery_random", "12_battery_class", "12_gap_against_cost", "12_relearn_random", "12_relearn_class"],
+    "13": ["13_explorer"],
 }
 
 

@@ -8,11 +8,14 @@ import ast
 import fcntl
 import json
 import os
+import platform
 import signal
+import subprocess
 import sys
 import threading
 import time
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # this environment's kernel, whatever else is installed
@@ -64,6 +67,7 @@ def main():
     else:
         result = {"notebook": options.notebook.name, "parameters": options.parameters, "seconds": round(seconds, 1)}
         result["made_from"] = options.made_from
+        result["environment"] = environment()
         replace_text(options.result, json.dumps(result, indent=1))
     return 1 if problem else 0
 
@@ -113,6 +117,19 @@ def execute(name, options, progress):
         ended.set()
         if unfinished.exists():
             os.replace(unfinished, options.executed)
+
+
+def environment():
+    """Versions of what the numbers depend on, and the commit of the code, for the report."""
+    versions = {name: version(name) for name in ("torch", "torchvision", "timm", "numpy", "scikit-learn")}
+    git = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty= with changes"]
+    commit = subprocess.run(git, capture_output=True, text=True)
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "Python": platform.python_version(),
+        **versions,
+        "commit": commit.stdout.strip() or "not under git",
+    }
 
 
 def is_code(cell):

@@ -27,8 +27,9 @@ BUDGETS = ["quick", "short", "published", "smoke"]
 SCENARIOS = ["random", "class"]
 STARTS = ["fresh", "chain"]
 WORDS = (
-    "`run_all.sh status` and the same options tell what is done; `run_all.sh test` checks the style and runs the "
-    "tests (what follows goes to pytest)."
+    "`run_all.sh status` and the same options tell what is done; `run_all.sh report` makes one HTML file of each run; "
+    "`run_all.sh test` checks the style and runs the tests (what follows goes to pytest); `run_all.sh bench` times the "
+    "suite against plain loops."
 )
 CLUSTERS = ["slurm"]
 SETTINGS = ["data", "budget", "scenarios", "forget_class", "forget_fraction", "start"]
@@ -80,7 +81,8 @@ def parse():
     options, rest = parser.parse_known_args(sys.argv[1 + status :])
     if rest:
         valid = [option for option in parser._option_string_actions if option.startswith("--")]
-        parser.error(unknown(rest[0], valid if rest[0].startswith("-") else ["test", "status", *valid]))
+        words = ["test", "status", "report", "bench"]
+        parser.error(unknown(rest[0], valid if rest[0].startswith("-") else [*words, *valid]))
     options.status = status
     options.scenarios = [scenario for scenario in SCENARIOS if scenario in options.scenario]
     options.seeds, options.only = sorted(set(options.seeds)), sorted(set(options.only))

@@ -1,0 +1,145 @@
+"""Settings chosen without a look at Gold: as many trials for each method, judged on held-out data alone.
+
+`tuned/<budget>.csv` has every trial, a row each; the settings with the best score are the chosen ones. Optuna's
+tree-structured Parzen estimator proposes them, after a first trial of the budget's own.
+"""
+
+import inspect
+import json
+
+import optuna
+import pandas as pd
+
+from . import runs
+from .metrics import accuracy, predict
+from .training import Diverged
+from .unlearning import find_method, unlearn
+
+TABLES = runs.ROOT / "helpers" / "tuned"
+COLUMNS = ["data", "scenario", "method", "trial", "score", "seconds", "settings"]
+
+# Lowest and highest value tried of the learning rate and of a method's strength, drawn on a logarithmic scale.
+LR = (1e-5, 0.1)
+STRENGTHS = {
+    "M3 Reversal": {"s": (0.01, 3.0)},
+    "M4 Per epoch": {"s": (0.01, 3.0)},
+    "M5 Per batch": {"s": (0.01, 3.0)},
+    "M6 Per batch + FT": {"s": (0.01, 3.0)},
+    "H1 Linear": {"s": (0.01, 3.0)},
+    "H2 Square + FT": {"s": (0.01, 3.0)},
+    "H3 Periodic FT": {"s": (0.01, 3.0)},
+    "H4 Thawing": {"s": (0.01, 3.0)},
+    "2-Stage": {"tau": (0.1, 10.0)},
+    "l1-sparse": {"alpha": (1e-6, 1e-3)},
+    "CoUn": {"lam": (0.1, 6.0)},
+    "NegGrad+": {"alpha": (0.5, 0.9999)},
+    "SFR-on": {"alpha": (0.03, 30.0)},
+    "SalUn": {"share": (0.05, 1.0)},
+    "Bad Teacher": {"share": (0.1, 1.0)},
+    "SCRUB": {"alpha": (1e-3, 1.0)},
+    "SCRUB+R": {"alpha": (1e-3, 1.0)},
+    "ReGUn": {"l_f": (0.05, 5.0)},
+    "NoT+CL": {"lam": (0.1, 6.0)},
+    "MSG": {"share": (0.03, 0.6)},
+    "SSD": {"alpha": (1.0, 100.0), "lam": (0.1, 1.0)},
+    "Fisher": {"alpha": (1e-10, 1e-5)},
+    "Influence": {"alpha": (0.1, 300.0)},
+}
+RATES = ("lr", "lr_uniform", "lr_contrast", "lr_retain", "lr_impair", "lr_repair")
+LENGTHS = ("epochs", "rounds")
+
+
+def score(accuracies, original, scenario):
+    """How far a model is from what held-out data ask for, in points; 0 is perfect, and Gold is not looked at.
+
+    In the random scenario a model that never saw the forgotten images is right about them as often as about validation
+    images; in the class scenario it is right about none. What retained and validation accuracy lost against Original
+    is added. Arguments are `{"retain", "forget", "validation": percent}` of the model and of Original.
+    """
+    wanted = accuracies["validation"] if scenario == "random" else 0.0
+    lost = sum(max(original[name] - accuracies[name], 0.0) for name in ("retain", "validation"))
+    return abs(accuracies["forget"] - wanted) + lost
+
+
+def held_out_accuracies(model, split):
+    """Accuracies in percent on retained, forgotten and validation images, without the forgotten class's of these."""
+    retained, forgotten = {"random": ("retain", "forget"), "class": ("train retain", "train forget")}[split.scenario]
+    validation = split.validation.fresh(shuffle=False, batch_size=500)
+    sets = {"retain": split.sets[retained], "forget": split.sets[forgotten], "validation": validation}
+    measured = {}
+    for name, batches in sets.items():
+        logits, y = predict(model, batches)[0], batches.y.cpu()
+        kept = y != split.forget_class if name == "validation" and split.scenario == "class" else slice(None)
+        measured[name] = accuracy(logits[kept], y[kept])
+    return measured
+
+
+def tune(experiment, name, trials):
+    """Try `trials` settings of a method from an experiment's Original; a table with `COLUMNS`, a row a trial.
+
+    A trial that diverges has no score.
+    """
+    function, defaults = find_method(name)
+    own = {**defaults, **experiment.settings(name)}
+    start = {setting: parameter.default for setting, parameter in inspect.signature(function).parameters.items()} | own
+    ranges = {rate: LR for rate in RATES if rate in start} | STRENGTHS.get(name, {})
+    lengths = {length: (1, experiment.budget["tuning"]["epochs"]) for length in LENGTHS if length in start}
+    original = held_out_accuracies(experiment.original.model, experiment.split)
+
+    def attempt(trial):
+        settings = {n: float(f"{trial.suggest_float(n, *ends, log=True):.3g}") for n, ends in ranges.items()}
+        settings |= {n: trial.suggest_int(n, *ends) for n, ends in lengths.items()}
+        settings = {**own, **settings}
+        trial.set_user_attr("settings", settings)
+        try:
+            result = unlearn(
+                function, experiment.original.model, experiment.split, seed=experiment.seed,
+                **experiment.budget["unlearning"], **settings,
+            )  # fmt: skip
+        except Diverged:
+            raise optuna.TrialPruned from None
+        return score(held_out_accuracies(result.model, experiment.split), original, experiment.scenario)
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=experiment.seed))
+    ends = {**ranges, **lengths}.items()
+    study.enqueue_trial({n: min(max(start[n], low), high) for n, (low, high) in ends if n in start})
+    study.optimize(attempt, n_trials=trials)
+    rows = [
+        (experiment.data.title, experiment.scenario, name, trial.number, trial.value, trial.duration.total_seconds(),
+         json.dumps(trial.user_attrs["settings"]))
+        for trial in study.trials
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def trials_of(budget):
+    """All trials of a budget's methods; an empty table where nothing was tuned."""
+    file = TABLES / f"{budget}.csv"
+    return pd.read_csv(file) if file.exists() else pd.DataFrame(columns=COLUMNS)
+
+
+def tuned(experiment, names):
+    """The models that methods leave with their chosen settings, the budget's own where nothing was tuned."""
+    settings = chosen(experiment.budget_name, experiment.scenario)
+    return [experiment.unlearned(name, **settings.get(name, {})) for name in names]
+
+
+def summary(budget, scenario):
+    """For each method the score of the budget's own settings, the best score and the settings that have it."""
+    trials = trials_of(budget)
+    trials = trials[trials.scenario == scenario]
+    first = trials[trials.trial == 0].set_index("method").score
+    best = trials.groupby("method", sort=False).score.min()
+    settings = {name: ", ".join(f"{k} {v}" for k, v in own.items()) for name, own in chosen(budget, scenario).items()}
+    columns = {"trials": trials.groupby("method").size(), "budget's own, points off": first.round(2),
+               "best, points off": best.round(2), "chosen settings": pd.Series(settings)}  # fmt: skip
+    return pd.DataFrame(columns, index=best.index)
+
+
+def chosen(budget, scenario):
+    """Method -> the settings whose trial has the best score."""
+    trials = trials_of(budget)
+    trials = trials[(trials.scenario == scenario) & trials.score.notna()]
+    best = trials.loc[trials.groupby("method", sort=False).score.idxmin()] if len(trials) else trials
+    return {row.method: json.loads(row.settings) for row in best.itertuples()}

@@ -1,0 +1,111 @@
+"""Figures of the audits: what is drawn where, and that names can be read."""
+
+from itertools import combinations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import plots
+from helpers.audit import pareto
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    """Figures do not outlive their test."""
+    yield
+    plt.close("all")
+
+
+def gap_table(methods=32):
+    """Original, two Golds and methods of all groups in both scenarios."""
+    rng, rows = np.random.default_rng(0), []
+    for scenario in ("random", "class"):
+        rows += [(scenario, "Original", 6, 6, 6, 111, ""), (scenario, "Gold 2", 0.4, 0.4, 0.4, 100, "")]
+        for i in range(methods):
+            gap, cost = np.exp(rng.normal(0.6, 1)), np.exp(rng.normal(1.6, 0.9))
+            rows.append((scenario, f"Method {i}", gap, gap / 1.2, gap * 1.2, cost, list(plots.GROUPS)[i % 5]))
+    return pd.DataFrame(rows, columns=["scenario", "method", "gap", "low", "high", "cost", "group"])
+
+
+def names(figure, axis):
+    """The boxes of the names on an axis, as drawn."""
+    figure.draw_without_rendering()
+    texts = [text for text in axis.texts if text.get_text()]
+    return {text.get_text(): text.get_window_extent() for text in texts}
+
+
+def test_names_of_many_methods_overlap_neither_each_other_nor_a_point():
+    """Each is there once, within its panel, near enough to its point to be its."""
+    table = gap_table()
+    figure = plots.gap_against_cost(table)
+    for axis, scenario in zip(figure.axes, ("random", "class")):
+        boxes = names(figure, axis)
+        rows = table[(table.scenario == scenario) & table.method.str.startswith("Method")].set_index("method")
+        assert sorted(boxes) == sorted(rows.index)
+        assert not [pair for pair in combinations(boxes, 2) if boxes[pair[0]].overlaps(boxes[pair[1]])]
+        dots = axis.transData.transform(rows[["cost", "gap"]].to_numpy())
+        for name, box in boxes.items():
+            assert not box.count_contains(dots) and axis.get_window_extent().count_contains(box.corners()) == 4
+            x, y = axis.transData.transform(rows.loc[name, ["cost", "gap"]].astype(float).to_numpy())
+            away = np.hypot(max(box.x0 - x, x - box.x1, 0), max(box.y0 - y, y - box.y1, 0))
+            assert away < 150 * figure.dpi / 72
+
+
+def line(axis, label):
+    return next(one for one in axis.lines if one.get_label() == label)
+
+
+def test_the_front_the_floor_and_the_original_are_drawn_where_they_are():
+    table = gap_table()
+    floor = {"values": np.array([0.3, 0.5]), "mean": 0.4, "low": -0.1, "high": 0.9}
+    figure = plots.gap_against_cost(table, {"random": floor})
+    for axis, scenario, high in zip(figure.axes, ("random", "class"), (0.9, 0.4)):
+        methods = table[(table.scenario == scenario) & table.method.str.startswith("Method")]
+        front = methods[pareto(methods.cost, methods.gap)].sort_values("cost")
+        assert np.array_equal(line(axis, "Pareto front").get_xydata(), front[["cost", "gap"]])
+        assert set(line(axis, "Original, untouched").get_ydata()) == {6}
+        [band] = [patch for patch in axis.patches if patch.get_label().startswith("floor")]
+        assert band.get_y() == 0 and band.get_y() + band.get_height() == pytest.approx(high)
+
+
+def test_battery_colours_by_distance_from_gold_in_units_of_the_floor():
+    """Gold and what lies within its floor are lightest, a missing value has neither colour nor number."""
+    values = pd.DataFrame(
+        {"UA": [0, 20, 20.9, 12, np.nan], "AUC": [0.9, 0.5, 0.52, 0.5, 0.6]},
+        index=["Original", "Gold", "SCRUB", "SalUn", "NoT"],
+    )
+    figure = plots.battery(values, pd.Series({"AUC": 0.01, "UA": 1.0}))
+    drawn = figure.axes[0].collections[0]
+    expected = [20, 40, 0, 0, 0.9, 2, 8, 0, np.nan, 10]
+    assert np.allclose(np.ma.filled(drawn.get_array().astype(float), np.nan).ravel(), expected, equal_nan=True)
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert written == ["0", "0.9", "20", "0.5", "20.9", "0.52", "12", "0.5", "0.6"]
+
+
+def test_relearn_curves_are_means_over_seeds_and_gold_is_golds_colour():
+    rows = [
+        ("Gold", 0, 40.0),
+        ("Gold", 0, 60.0),
+        ("Gold", 1, 80.0),
+        ("Gold", 1, 90.0),
+        ("NoT", 0, 70.0),
+        ("NoT", 1, 95.0),
+    ]
+    curves = pd.DataFrame(rows, columns=["method", "step", "accuracy"])
+    axis = plots.relearn_curves(curves, original=98).axes[0]
+    assert line(axis, "Gold").get_ydata().tolist() == [50, 85] and line(axis, "Gold").get_color() == plots.GOLD
+    assert line(axis, "NoT").get_ydata().tolist() == [70, 95]
+    assert line(axis, "within 5 % of Original").get_ydata() == pytest.approx([0.95 * 98] * 2)
+
+
+def test_margin_histograms_have_a_panel_an_image_with_the_fitted_normals():
+    rng = np.random.default_rng(0)
+    unlearned, never = rng.normal(3, 1, (8, 3)), rng.normal(0, 2, (5, 3))
+    figure = plots.margin_histograms(unlearned, never, np.zeros((3, 8, 8, 3), np.uint8), ["a", "b", "c"])
+    for i, axis in enumerate(figure.axes[3:]):
+        for curve, side in zip(axis.lines, (unlearned, never)):
+            x, y = curve.get_data()
+            assert x[y.argmax()] == pytest.approx(side[:, i].mean(), abs=np.ptp(x) / 199)
+            assert y.max() == pytest.approx(1 / (side[:, i].std(ddof=1) * np.sqrt(2 * np.pi)), rel=0.02)

@@ -1,0 +1,178 @@
+"""One self-contained HTML file a run: the executed notebooks with contents, figures, tables and the environment.
+
+`./run_all.sh report` makes `runs/suite/<run>/report.html` for every run, `./run_all.sh report digits-quick` for one.
+"""
+
+import argparse
+import html
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+from bs4 import BeautifulSoup
+from execute import replace_text
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+from pygments.formatters import HtmlFormatter
+from save import WIDGET
+from wording import duration, title, unknown
+
+ROOT = Path(__file__).resolve().parent.parent
+SUITE = ROOT / "runs" / "suite"
+
+
+def main():
+    there = sorted(folder.name for folder in SUITE.glob("*") if any(folder.glob("**/[0-9][0-9].ipynb")))
+    parser = argparse.ArgumentParser(prog="run_all.sh report", description=__doc__)
+    parser.add_argument("run", nargs="*", help=f"of {', '.join(there)}" if there else "a folder of runs/suite")
+    wanted = parser.parse_args().run or there
+    if not there:
+        sys.exit("run_all.sh report: nothing has been run yet: ./run_all.sh first")
+    for name in wanted:
+        if name not in there:
+            sys.exit(f"run_all.sh report: run {unknown(name, there)}")
+    for name in wanted:
+        print(write(SUITE / name).relative_to(ROOT))
+
+
+def write(folder):
+    """Write `report.html` into a run's folder, `results.csv` beside it; return the report's path."""
+    notebooks = sorted(folder.glob("**/[0-9][0-9].ipynb"), key=lambda path: (path.parent == folder, str(path)))
+    chapters = [chapter(path) for path in notebooks]
+    results = [
+        json.loads(path.with_suffix(".json").read_text()) for path in notebooks if path.with_suffix(".json").exists()
+    ]
+    data = Path(results[0]["parameters"]["data"]) if results else Path("digits")
+    has_numbers = copy_results(folder)
+    contents = "".join(f'<li><a href="#{anchor}">{html.escape(name)}</a></li>' for anchor, name, _ in chapters)
+    page = PAGE.format(
+        name=html.escape(folder.name),
+        style=STYLE,
+        contents=contents,
+        environment=environment(results, [body for *_, body in chapters]),
+        numbers='<p>All numbers: <a href="results.csv">results.csv</a></p>' if has_numbers else "",
+        chapters="".join(f'<section id="{anchor}">{body}</section>' for anchor, _, body in chapters),
+    )
+    report = folder / "report.html"
+    replace_text(report, without_paths(page, data))
+    return report
+
+
+def copy_results(folder):
+    """Put the `results.csv` that this run's notebook 10 wrote beside the report; whether there is one."""
+    numbers, comparison = ROOT / "figures" / folder.name.rpartition("-")[0] / "results.csv", folder / "10.json"
+    if comparison.exists() and numbers.exists():
+        ended, written = comparison.stat().st_mtime, numbers.stat().st_mtime
+        if ended - json.loads(comparison.read_text())["seconds"] - 60 < written <= ended:  # else another run wrote it
+            shutil.copy2(numbers, folder / "results.csv")
+    return (folder / "results.csv").exists()
+
+
+def chapter(path):
+    """An executed notebook: its anchor, its title and its HTML, whose headings' ids begin with the anchor."""
+    seed = re.search(r"seed(\d+)$", path.parent.name)
+    anchor = f"{path.parent.name}-{path.stem}" if seed else path.stem
+    notebook = nbformat.read(path, 4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = with_mathml(cell.source)
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                output.traceback = [f"{output.ename}: {output.evalue}"]
+        cell.get("outputs", [])[:] = [o for o in cell.get("outputs", []) if WIDGET not in o.get("data", {})]
+    body, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)
+    soup = BeautifulSoup(body, "html.parser")
+    for heading in soup.find_all(["h1", "h2", "h3"], id=True):
+        heading["id"] = f"{anchor}-{heading['id']}"
+    for link in soup.find_all("a", class_="anchor-link"):
+        link.decompose()
+    for table in soup.find_all("table"):
+        table.wrap(soup.new_tag("div", attrs={"class": "wide"}))
+    for unwanted in soup.find_all(["script", "link", "style"]):
+        unwanted.decompose()
+    first = soup.find("h1")
+    name = first.get_text() if first else title(path)
+    return anchor, name + (f" (seed {seed[1]})" if seed else ""), str(soup)
+
+
+def with_mathml(markdown):
+    """Markdown whose formulas between dollar signs are MathML, which browsers draw themselves."""
+    code = r"```.*?```|`[^`]*`"
+    display = r"\$\$(?P<display>.+?)\$\$"
+    inline = r"\$(?P<inline>[^$\n]+?)\$"
+
+    def formula(found):
+        if found["display"]:
+            return "\n\n" + convert(found["display"].strip(), display="block") + "\n\n"
+        return convert(found["inline"]) if found["inline"] else found[0]
+
+    return re.sub(f"{code}|{display}|{inline}", formula, markdown, flags=re.S)
+
+
+def environment(results, bodies):
+    """What the run was made with, as an HTML table: settings, seeds, device, versions, commit, time."""
+    settings, recorded = {}, {"commit": "not recorded"}
+    for result in results:
+        settings |= result["parameters"]
+        recorded |= result.get("environment", {})
+    seeds = sorted({result["parameters"]["seed"] for result in results if "seed" in result["parameters"]})
+    settings |= {"seed": ", ".join(map(str, seeds))}
+    devices = sorted(set(re.findall(r"seconds without evaluation on: ([^<]+?)\.<", "".join(bodies))))
+    rows = {**settings, "device": "; ".join(devices) or "not recorded", **recorded}
+    rows["time"] = duration(sum(result["seconds"] for result in results))
+    cells = (
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(shown(value))}</td></tr>" for name, value in rows.items()
+    )
+    return f'<div class="wide settings"><table>{"".join(cells)}</table></div>'
+
+
+def shown(value):
+    """A setting as people read it."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else "default" if value is None else str(value)
+
+
+def without_paths(page, data):
+    """`page` without folders of this machine: what lies in the repository is named from there, data by its folder."""
+    folders = {f"{ROOT}/": "", str(ROOT): ".", str(Path.home()): "~"}
+    if data.is_absolute():
+        folders = {f"{data.parent}/".replace("//", "/"): "", **folders}
+    for folder, short in sorted(folders.items(), key=lambda pair: -len(pair[0])):
+        if len(folder) > 2:
+            page = page.replace(folder, short)
+    return page
+
+
+def highlighting(style, dark):
+    """Pygments' colours for code."""
+    rules = HtmlFormatter(style=style).get_style_defs(".highlight")
+    return f"@media (prefers-color-scheme: dark) {{ {rules} }}" if dark else rules
+
+
+STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+STYLE += highlighting("default", False) + highlighting("github-dark", True)
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Machine unlearning, measured: {name}</title>
+<style>{style}</style>
+</head>
+<body>
+<header><h1>Machine unlearning, measured</h1><p>Run <b>{name}</b></p></header>
+<nav aria-label="Contents"><h2>Contents</h2><ol>{contents}</ol></nav>
+<main>
+<h2>Environment</h2>{environment}{numbers}
+{chapters}
+</main>
+</body>
+</html>
+"""
+
+
+if __name__ == "__main__":
+    main()
