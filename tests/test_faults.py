@@ -115,12 +115,13 @@ def test_a_killed_job_is_tried_again_and_leaves_no_kernel(tmp_path):
 
 
 @pytest.mark.slow
-def test_whatever_is_killed_the_same_command_ends_with_the_same_bytes(tmp_path):
+def test_whatever_is_killed_the_same_command_ends_with_the_same_bytes(tmp_path, monkeypatch):
     """The real notebooks 02 and 05, tiny: kill -9 of the kernel, of the job, of the driver, each between two models."""
     options = ["--only", "02", "05", "--budget", "smoke", "--scenario", "class"]
     left = {}
     for name in ("whole", "killed"):
         repository = tmp_path / name
+        monkeypatch.setenv("PYTHONPATH", str(repository))  # its own helpers, and with them its own runs/
         for folder in ("workflow", "helpers", "notebooks"):
             shutil.copytree(ROOT / folder, repository / folder, ignore=shutil.ignore_patterns("__pycache__"))
         if name == "killed":

@@ -54,7 +54,7 @@ def test_what_is_unsafe_is_seen(source, expected):
     assert unsafe(source) == expected
 
 
-@pytest.mark.parametrize(("name", "source"), sources(), ids=lambda value: value if len(value) < 60 else "")
+@pytest.mark.parametrize(("name", "source"), list(sources()), ids=lambda value: value if len(value) < 60 else "")
 def test_nothing_is_unpickled_or_run(name, source):
     assert unsafe(source) == []
 
