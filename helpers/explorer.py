@@ -477,8 +477,9 @@ class Live:
             self.note(name, e.track(original))
             unlearn(name, original, e.split, seed=e.seed, stop=self.stopping.is_set, **e.budget["unlearning"],
                     track=lambda model: self.note(name, e.track(model)), **settings)  # fmt: skip
-            self.status.value = f"<p><b>{name}</b> {'stopped' if self.stopping.is_set() else 'finished'} "
-            self.status.value += f"after {len(self.history) - 1} epochs.</p>" + self.comparison()
+            epochs, end = len(self.history) - 1, "stopped" if self.stopping.is_set() else "finished"
+            words = f"<p><b>{name}</b> {end} after {epochs} epoch{'s' * (epochs != 1)}.</p>"
+            self.status.value = words + self.comparison()
         except Diverged as error:
             self.status.value = f"<p>{html.escape(str(error))}</p>"
         finally:

@@ -162,12 +162,12 @@ def use_explorer(page, name):
     page.locator("button.widget-button", has_text="Run").click()
     page.get_by_text(re.compile("epoch [1-9]")).last.wait_for()
     page.locator("button.widget-button", has_text="Stop").click()
-    page.get_by_text(re.compile("stopped after [0-9]+ epochs")).wait_for()
+    page.get_by_text(re.compile("stopped after [0-9]+ epoch")).wait_for()
     assert page.locator("img[alt*='run in progress']").count() == 1
     epochs.focus()
     epochs.press("Home")
     page.locator("button.widget-button", has_text="Run").click()
-    page.get_by_text("finished after 1 epochs").wait_for()
+    page.get_by_text("finished after 1 epoch").wait_for()
     assert page.get_by_text("last run").count() == 1
     picture(page, f"{name}_live")
 
@@ -184,3 +184,4 @@ def test_explorer_in_voila(page, folder):
         page.goto(url)
         use_explorer(page, "voila_13")
         assert page.locator(".jp-CodeMirrorEditor, .jp-InputArea-editor:visible").count() == 0
+        page.goto("about:blank")  # before the server leaves
