@@ -23,7 +23,8 @@ from . import plots, runs
 from .budgets import BUDGETS
 from .data import load_data
 from .experiment import SCENARIOS, TRACKED, Experiment
-from .methods import GROWTH, METHODS
+from .literature import METHODS
+from .methods import GROWTH
 from .metrics import FORGOTTEN, accuracy, entropy, js_distance, predicted_shares
 from .notebook import gap_points
 from .training import Diverged
