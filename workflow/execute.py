@@ -159,10 +159,9 @@ def explain(error, lines=5):
 def watch(name, progress, ended):
     """Until `ended`, say the newest line of the file `progress` now and then; leave with the suite if it is killed."""
     driver = int(os.environ.get("UNLEARNING_DRIVER", 0))
-    belongs_to_driver = driver in ancestors()
     said, when = None, time.monotonic()
     while not ended.wait(1):
-        if belongs_to_driver and driver not in ancestors():
+        if driver and driver not in ancestors():
             os.killpg(0, signal.SIGKILL)
         lines = progress.read_text(encoding="utf-8", errors="replace").splitlines()
         if lines and lines[-1] != said and time.monotonic() - when > SECONDS_BETWEEN_LINES:

@@ -279,7 +279,7 @@ def snakemake(config, targets, left, jobs, cluster, log, lock):
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, "UNLEARNING_DRIVER": str(os.getpid())},
+            env={**os.environ, "UNLEARNING_DRIVER": "0" if cluster else str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stderr=file,
             start_new_session=True,
