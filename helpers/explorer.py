@@ -182,7 +182,7 @@ def certainty(figure, view):
                       weights=np.full(len(values), 100 / len(values)))  # fmt: skip
         means.append(f"{run.name} {nats.mean():.2f}")
     axes[0].set(xlabel="entropy, nats", ylabel=f"% of the {view.results.forgotten} images")
-    axes[1].set(xlabel="confidence (highest probability)")
+    axes[1].set(xlabel="highest probability")
     axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return f"Mean entropy of predictions on the {view.results.forgotten} images, nats: " + ", ".join(means)
 
