@@ -23,6 +23,7 @@ from wording import duration, title, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = {path.name[:2]: f"notebooks/{path.name}" for path in sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))}
+ON_REQUEST = {"11", "12"}  # many methods and many models: minutes more than all the others together
 BUDGETS = ["quick", "short", "published", "smoke"]
 SCENARIOS = ["random", "class"]
 STARTS = ["fresh", "chain"]
@@ -72,7 +73,8 @@ def parse():
     add("--forget-class", metavar="CLASS", help="name or index of the class to forget (default: the first)")
     add("--forget-fraction", type=fraction, default=0.1, metavar="X", help="share to forget at random (default: 0.1)")
     add("--start", type=one_of(*STARTS), default="fresh", metavar="START", help="fresh (default) or chain")
-    add("--only", type=notebook_number, default=list(NOTEBOOKS), nargs="+", metavar="N", help="only these, as in 03 08")
+    usual = [number for number in NOTEBOOKS if number not in ON_REQUEST]
+    add("--only", type=notebook_number, default=usual, nargs="+", metavar="N", help="only these, as in 03 08 or 11 12")
     add("-j", "--jobs", type=positive_number, metavar="N", help="notebooks at a time (default: 2, with GPUs one each)")
     add("--cluster", type=one_of(*CLUSTERS), metavar="C", help="slurm: each notebook is a job of its own there")
     add("--save", action="store_true", help="afterwards put the outputs of the first seed into notebooks/")
