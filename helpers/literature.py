@@ -8,6 +8,7 @@ those of masks, Fisher information and attacks too.
 """
 
 import math
+import warnings
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -542,7 +543,11 @@ def gauss_newton(model, batches, v):
     with evaluating(model), torch.autocast(v.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
         for x, _ in batches:
             outputs = partial(functional_call, model, args=(x,))
-            logits, moved = jvp(outputs, (weights,), (direction,))
+            with (
+                warnings.catch_warnings()
+            ):  # the first use of forward mode compiles parts of torch with what it deprecates
+                warnings.simplefilter("ignore", FutureWarning)
+                logits, moved = jvp(outputs, (weights,), (direction,))
             p = logits.softmax(1)
             (product,) = vjp(outputs, weights)[1](p * moved - p * (p * moved).sum(1, keepdim=True))
             total += torch.cat([product[name].flatten() for name in names]) / count
