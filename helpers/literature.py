@@ -543,9 +543,7 @@ def gauss_newton(model, batches, v):
     with evaluating(model), torch.autocast(v.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
         for x, _ in batches:
             outputs = partial(functional_call, model, args=(x,))
-            with (
-                warnings.catch_warnings()
-            ):  # the first use of forward mode compiles parts of torch with what it deprecates
+            with warnings.catch_warnings():  # of torch, about itself
                 warnings.simplefilter("ignore", FutureWarning)
                 logits, moved = jvp(outputs, (weights,), (direction,))
             p = logits.softmax(1)
