@@ -192,7 +192,8 @@ class Batches:
 
     `x` is float `(B, 3, image_size, image_size)`, channels last in memory, normalised, augmented if `augment`; `y` is
     int64 `(B,)`. A shuffled pass is determined by `seed` and its number alone, whatever the device. A last batch of
-    one joins the one before it, since batch normalisation cannot train on it.
+    one, or of less than a sixteenth of the others, joins the one before it: where maps are a pixel, batch normalisation
+    cannot train on one image, and on a few of them training breaks.
     """
 
     images: Tensor  # uint8 (N, size, size, 3)
@@ -221,7 +222,7 @@ class Batches:
 
     def __len__(self):
         full, rest = divmod(self.images_per_pass, self.batch_size)
-        return max(full + (rest > 1), 1)
+        return max(full + (rest >= max(2, self.batch_size // 16)), 1)
 
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.passes)

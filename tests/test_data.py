@@ -399,6 +399,13 @@ def test_a_last_batch_of_one_joins_the_one_before(numbered, count, sizes):
     assert [len(y) for _, y in batches] == sizes and len(batches) == len(sizes)
 
 
+@pytest.mark.parametrize("count, sizes", [(66, [66]), (67, [67]), (68, [64, 4]), (130, [64, 66]), (192, [64, 64, 64])])
+def test_a_small_last_batch_joins_the_one_before(numbered, count, sizes):
+    """Fewer than a sixteenth of a batch: two images are no batch for batch normalisation where maps are a pixel."""
+    batches = numbered.fresh(index=torch.arange(count) % 12, batch_size=64)
+    assert [len(y) for _, y in batches] == sizes and len(batches) == len(sizes)
+
+
 def test_limit_draws_other_images_each_pass(numbered):
     batches = numbered.fresh(limit=5)
     drawn = [labels_of(batches).tolist() for _ in range(8)]
