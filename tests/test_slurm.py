@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 
 import psutil
@@ -96,6 +97,9 @@ def slurm(tmp_path_factory):
         wait_until(lambda: b"idle" in subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True).stdout, 60)
         yield folder
     finally:
+        subprocess.run(["scancel", "--user", "root"])
+        with suppress(AssertionError):  # its jobs are processes of their own
+            wait_until(lambda: jobs() == [], 30)
         changed.undo()
         for daemon in reversed(daemons):
             for process in [*psutil.Process(daemon.pid).children(recursive=True), daemon]:
