@@ -83,8 +83,8 @@ QUICK = {  # 1,797 digits in minutes on two cores
         "model": {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 16},
         "batches": {"image_size": 32},
         "training": {
-            "epochs": 15,
-            "plain_epochs": 5,
+            "epochs": 10,
+            "plain_epochs": 4,
             "batch_size": 64,
             "lr": 1e-3,
             "weight_decay": 0.05,
