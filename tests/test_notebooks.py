@@ -34,7 +34,11 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("suite")
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+ON_REQUEST = ("11", "12")  # they train many models: minutes even with tiny settings
+WITH_MARKS = [pytest.param(p, marks=pytest.mark.slow) if p.stem.startswith(ON_REQUEST) else p for p in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("path", WITH_MARKS, ids=lambda path: path.stem)
 def test_runs_with_tiny_settings_from_any_directory(path, place, monkeypatch):
     """It ends without an error, without a warning, and leaves the figures that it is known for."""
     monkeypatch.setenv("UNLEARNING_RUNS", str(place / "runs"))
