@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+import pytest
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 SOLUTIONS = NOTEBOOKS / "solutions.ipynb"
@@ -34,6 +35,7 @@ def test_notebooks_01_to_10_open_with_what_they_teach():
         assert cells[-1].source.startswith("## Exercises") and "(solutions.ipynb)" in cells[-1].source
 
 
+@pytest.mark.slow
 def test_solutions_run(tmp_path, monkeypatch):
     """All of them, with tiny settings, without a word on stderr."""
     monkeypatch.setenv("UNLEARNING_RUNS", str(tmp_path / "runs"))
