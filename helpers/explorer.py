@@ -248,7 +248,7 @@ def cost(figure, view):
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    plots.label_points(axis, methods.cost, methods.gap)
+    plots.label_points(axis, methods)
     gap, price = methods.gap[view.method], methods.cost[view.method]
     return f"{view.method}: mean gap to Gold {gap:.2f} points, at {price:.1f} % of the images that retraining saw"
 
