@@ -128,13 +128,16 @@ class Experiment:
     @cached_property
     def golds(self):
         """Models that never saw the forgotten images. The first starts from Original's initial weights."""
-        count = self.budget["golds"]
-        names = ["Gold", *(f"Gold {number}" for number in range(2, count + 1))]
-        return [self._trained(name, self.split.retain, self.seed + 1000 * i) for i, name in enumerate(names)]
+        return [self.retrained(number) for number in range(self.budget["golds"])]
 
     @property
     def gold(self):
         return self.golds[0]
+
+    def retrained(self, number):
+        """One of the Golds, counted from 0."""
+        name = f"Gold {number + 1}" if number else "Gold"
+        return self._trained(name, self.split.retain, self.seed + 1000 * number)
 
     def unlearned(self, name, method=None, **settings):
         """The model that a method leaves: one of the budget's by name, or your own function under a name of yours."""

@@ -8,14 +8,24 @@ shadows. No Gold saw any target: one set of Golds serves all shadows.
 
 from copy import copy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 
 from .data import SPLIT_SEED
+from .experiment import Experiment, NotThere
 
 SEED = 10_000  # of the first shadow's weights and shuffling; Original's and the Golds' seeds are smaller
 TARGETS = {"random": ("forget", "validation"), "class": ("train forget", "test forget")}  # members of Original, others
+
+
+class Double(Experiment):
+    """A shadow's experiment: all is its own but the Golds."""
+
+    @property
+    def golds(self):
+        return self.target.golds
 
 
 def shadow(experiment, number):
@@ -26,7 +36,7 @@ def shadow(experiment, number):
     if number not in range(experiment.budget["audit"]["shadows"]):
         raise ValueError(f"shadow {number}: the budget has shadows 0 to {experiment.budget['audit']['shadows'] - 1}")
     double, split = copy(experiment), experiment.split
-    double.golds = experiment.golds
+    double.__class__, double.target = Double, experiment
     for kept in ("original", "panel"):  # what the experiment has computed of its own
         double.__dict__.pop(kept, None)
     double.budget = {setting: value for setting, value in experiment.budget.items() if setting != "original"}
@@ -83,3 +93,28 @@ def is_member(experiment, number):
     order = np.random.default_rng([SPLIT_SEED, number // 2]).permutation(count)
     mine = order[: count // 2] if number % 2 == 0 else order[count // 2 :]
     return np.isin(np.arange(count), mine)
+
+
+def trainings(experiment, shadows=False):
+    """What is trained before anything is forgotten, each by itself: name -> the function that makes it.
+
+    `original`, `gold`, `gold-2` and so on; with `shadows` also `shadow-0` and so on.
+    """
+    jobs = {"original": lambda: experiment.original}
+    for number in range(experiment.budget["golds"]):
+        jobs["gold" if number == 0 else f"gold-{number + 1}"] = partial(experiment.retrained, number)
+    for number in range(experiment.budget["audit"]["shadows"] if shadows else 0):
+        jobs[f"shadow-{number}"] = lambda number=number: shadow(experiment, number).original
+    return jobs
+
+
+def still_to_train(experiment, shadows=False):
+    """Those names of `trainings` whose model is not under `runs/`."""
+    seeker = copy(experiment)
+    seeker._may_make, seeker.say, missing = False, lambda line: None, []
+    for name, make in trainings(seeker, shadows).items():
+        try:
+            make()
+        except NotThere:
+            missing.append(name)
+    return missing

@@ -9,7 +9,16 @@ from helpers.budgets import BUDGETS
 from helpers.data import load_data
 from helpers.experiment import Experiment
 from helpers.metrics import predict
-from helpers.shadows import TARGETS, is_member, shadow, target_index, target_labels, target_logits
+from helpers.shadows import (
+    TARGETS,
+    is_member,
+    shadow,
+    still_to_train,
+    target_index,
+    target_labels,
+    target_logits,
+    trainings,
+)
 
 
 @pytest.fixture(params=["random", "class"])
@@ -91,3 +100,17 @@ def test_an_unknown_shadow_is_refused(experiment):
     """One line that names the number and the valid ones."""
     with pytest.raises(ValueError, match="shadow 4: the budget has shadows 0 to 3"):
         shadow(experiment, 4)
+
+
+def test_models_are_trained_one_by_one(experiment):
+    """Every job makes its own model and no other; the experiment then finds them all and trains nothing."""
+    names = ["original", "gold", "gold-2", "shadow-0", "shadow-1", "shadow-2", "shadow-3"]
+    assert list(trainings(experiment, shadows=True)) == names == still_to_train(experiment, shadows=True)
+    for done, name in enumerate(names, start=1):
+        trainings(experiment, shadows=True)[name]()
+        assert still_to_train(experiment, shadows=True) == names[done:]
+    assert still_to_train(experiment) == []
+    one = Experiment(experiment.data, experiment.scenario, "smoke")
+    one._may_make = False
+    assert one.original.name == "Original" and [gold.name for gold in one.golds] == ["Gold", "Gold 2"]
+    assert shadow(one, 3).original.settings["split"]["shadow"] == 3

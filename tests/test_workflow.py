@@ -44,6 +44,32 @@ def class_number(data, name):
         raise ValueError(f"forget_class '{name}' is unknown")
 """,
     "training.py": "def pick_device():\n    return 'cpu'\n",
+    "notebook.py": """
+from types import SimpleNamespace
+
+def open_suite(data, budget, scenarios, seed, forget_class, forget_fraction, start, say):
+    scenarios = [scenarios] if isinstance(scenarios, str) else scenarios
+    return [SimpleNamespace(scenario=scenario, seed=seed) for scenario in scenarios]
+""",
+    "shadows.py": """
+from pathlib import Path
+
+def make(experiment, name):
+    if Path(f"fail-{name}").exists():
+        raise ArithmeticError("the loss is nan")
+    with open("order.txt", "a") as file:
+        print(f"{experiment.scenario}-{name}", file=file)
+    Path(f"{experiment.scenario}-{name}-{experiment.seed}.model").touch()
+
+def trainings(experiment, shadows):
+    listed = Path("models.txt")  # those that start with s are shadows
+    names = [name for name in (listed.read_text().split() if listed.exists() else []) if shadows or name[0] != "s"]
+    return {name: lambda name=name: make(experiment, name) for name in names}
+
+def still_to_train(experiment, shadows):
+    names = trainings(experiment, shadows)
+    return [name for name in names if not Path(f"{experiment.scenario}-{name}-{experiment.seed}.model").exists()]
+""",
 }
 
 
@@ -467,6 +493,27 @@ def test_what_is_out_of_date_runs_though_its_leader_runs_too(story):
 
 def test_a_leader_that_runs_again_is_no_reason_for_the_others(story):
     assert story[1]["02 anew"][1] == ["02", "10"]
+
+
+def test_models_are_jobs_of_the_same_graph(tmp_path):
+    """Each is trained before the notebooks that start from it, once; shadows only for 12; one that fails is named."""
+    repository = make_repository(tmp_path, ["01", "03", "12"])
+    (repository / "models.txt").write_text("original gold shadow-0")
+    (repository / "fail-gold").touch()
+    seeds = ["--scenario", "class", "--seeds", "4"]
+    answer = suite(repository, *seeds, "--only", "03")
+    assert answer.returncode == 1 and order(repository) == ["class-original"], answer.stdout
+    assert "FAILED: class: gold (seed 4): ArithmeticError: the loss is nan\nNot run: 03 some words" in answer.stdout
+    (repository / "fail-gold").unlink()
+    answer = suite(repository, *seeds, "--only", "03", "12", "--dry-run")
+    assert "run: class: gold (seed 4), class: shadow-0 (seed 4), 03 some words (seed 4), 12" in answer.stdout
+    answer, ran = suite(repository, *seeds, "--only", "01", "03"), order(repository)
+    assert answer.returncode == 0 and "class: gold (seed 4)  done in " in answer.stdout and "of 3" in answer.stdout
+    assert sorted(ran) == ["01", "03", "class-gold"] and ran[-1] == "03"
+    assert suite(repository, *seeds, "--only", "12").returncode == 0 and order(repository) == ["class-shadow-0", "12"]
+    (repository / "class-shadow-0-4.model").unlink()
+    status = suite(repository, "status", *seeds, "--only", "01", "03", "12")
+    assert "3 of 3 done" in status.stdout, "what nothing needs is not to be made"
 
 
 def test_saved_notebooks_repeat_byte_for_byte(story):

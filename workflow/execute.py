@@ -41,14 +41,26 @@ def main():
     parser.add_argument("--attempt", type=int, default=ATTEMPTS)
     options = parser.parse_args()
     name = title(options.notebook, options.parameters.get("seed"))
+    described = {"notebook": options.notebook.name, "parameters": options.parameters}
+    return run_job(name, lambda: execute(options), options, described)
+
+
+def run_job(name, work, options, described):
+    """Do `work` once for all jobs that want it, and write the result file if it went well; return an exit status.
+
+    Args:
+        work: returns what went wrong, if anything, and whether a retry may help.
+        options: result, made_from and attempt.
+        described: what the result file says of the job.
+    """
     failed = options.result.with_suffix(".failed")
     if options.attempt == 1:
         failed.unlink(missing_ok=True)
     elif failed.exists():
         return 1
 
-    options.executed.parent.mkdir(parents=True, exist_ok=True)
-    progress = open(options.executed.with_name(f".{options.executed.stem}.progress"), "a")  # noqa: SIM115
+    options.result.parent.mkdir(parents=True, exist_ok=True)
+    progress = open(options.result.with_name(f".{options.result.stem}.progress"), "a")  # noqa: SIM115
     fcntl.flock(progress, fcntl.LOCK_EX)  # a job that a killed driver left on a cluster may be at it still
     if options.result.exists() and json.loads(options.result.read_text()).get("made_from") == options.made_from:
         return 0
@@ -56,8 +68,14 @@ def main():
     gpu = take_gpu()  # noqa: F841
 
     say(name, "started" if options.attempt == 1 else "started again")
-    start = time.monotonic()
-    problem, again = execute(name, options, Path(progress.name).resolve())  # papermill changes the working directory
+    start, ended = time.monotonic(), threading.Event()
+    path = Path(progress.name).resolve()  # papermill changes the working directory
+    os.environ["UNLEARNING_PROGRESS"] = str(path)
+    threading.Thread(target=watch, args=(name, path, ended), daemon=True).start()
+    try:
+        problem, again = work()
+    finally:
+        ended.set()
     seconds = time.monotonic() - start
     if problem and again and options.attempt < ATTEMPTS:
         say(name, f"{problem.strip()}; trying once more")
@@ -65,7 +83,7 @@ def main():
         say(name, f"FAILED after {duration(seconds)}\n{problem}")
         replace_text(failed, problem)
     else:
-        result = {"notebook": options.notebook.name, "parameters": options.parameters, "seconds": round(seconds, 1)}
+        result = {**described, "seconds": round(seconds, 1)}
         result["made_from"] = options.made_from
         result["environment"] = environment()
         replace_text(options.result, json.dumps(result, indent=1))
@@ -84,15 +102,12 @@ def take_gpu():
         time.sleep(1)
 
 
-def execute(name, options, progress):
+def execute(options):
     """Run the notebook to `options.executed`; return what went wrong, if anything, and whether a retry may help."""
     if problem := parameter_problem(nbformat.read(options.notebook, 4), options.parameters):
         return f"    {problem}", False
     unfinished = options.executed.with_name(f".{options.executed.name}")
     unfinished.unlink(missing_ok=True)
-    os.environ["UNLEARNING_PROGRESS"] = str(progress)
-    ended = threading.Event()
-    threading.Thread(target=watch, args=(name, progress, ended), daemon=True).start()
     try:
         executed = papermill.execute_notebook(
             options.notebook,
@@ -114,7 +129,6 @@ def execute(name, options, progress):
         unfinished.unlink(missing_ok=True)
         return f"    {type(error).__name__}: {error} ({options.executed})", True
     finally:
-        ended.set()
         if unfinished.exists():
             os.replace(unfinished, options.executed)
 

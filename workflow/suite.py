@@ -19,7 +19,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from wording import duration, title, unknown
+from wording import duration, model_title, title, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = {path.name[:2]: f"notebooks/{path.name}" for path in sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))}
@@ -137,6 +137,7 @@ def run(options):
         "parameters": {name: getattr(options, name) for name in SETTINGS},
     }
     config["made_from"] = {number: made_from(number, config["parameters"], data.identity) for number in options.only}
+    config["made_from"]["models"] = digest([config["parameters"], data.identity])
     targets = list_targets(config)
     if options.status:
         return tell_status(config, targets)
@@ -147,18 +148,20 @@ def run(options):
         flush=True,
     )
     if options.dry_run:
-        print("Would run:", ", ".join(target.title for target in pending(config, targets)) or "nothing")
+        left = pending(config, targets)
+        print("Would run:", ", ".join(target.title for target in models_for(config, left) + left) or "nothing")
         return 0
     for needed in [folder, "figures", ".snakemake"] + ["notebooks"] * options.save:
         check_writable(ROOT / needed)
     lock = take_lock(ROOT / ".snakemake" / "suite.lock")
     left = pending(config, targets)
+    left = models_for(config, left) + left
     if not left:
         print("Nothing to do: all is up to date.")
     else:
         start, log = time.monotonic(), ROOT / folder / "snakemake.log"
         if snakemake(config, targets, left, jobs, options.cluster, log, lock) != 0:
-            return report_failure(pending(config, targets), log)
+            return report_failure([target for target in left if not recorded(target)], log)
         print(f"All done in {duration(time.monotonic() - start)}.")
     print(f"Figures are in figures/, executed notebooks in {folder}/, models and numbers in runs/.")
     if options.save:
@@ -204,19 +207,16 @@ def take_lock(path):
 
 
 class Target(NamedTuple):
-    """One notebook to run; its seed is None for 10, which looks at all seeds."""
+    """One notebook to run, or one model to train, which has none; the seed is None for 10, which looks at all seeds."""
 
-    notebook: str
+    title: str
     seed: int | None
     stem: str
+    notebook: str | None = None
 
     @property
     def number(self):
         return Path(self.stem).name
-
-    @property
-    def title(self):
-        return title(self.notebook, self.seed)
 
     @property
     def result(self):
@@ -228,12 +228,29 @@ class Target(NamedTuple):
 
 
 def list_targets(config):
-    """Everything that was asked for, in the order in which the Snakefile runs it."""
+    """The notebooks that were asked for, in the order in which the Snakefile runs them."""
     folder = config["folder"]
     pairs = [(seed, number) for seed in config["seeds"] for number in config["notebooks"] if number != "10"]
-    targets = [Target(NOTEBOOKS[number], seed, f"{folder}/seed{seed}/{number}") for seed, number in pairs]
     if "10" in config["notebooks"]:
-        targets.append(Target(NOTEBOOKS["10"], None, f"{folder}/10"))
+        pairs.append((None, "10"))
+    stems = [f"{folder}/10" if seed is None else f"{folder}/seed{seed}/{number}" for seed, number in pairs]
+    names = [NOTEBOOKS[number] for _, number in pairs]
+    return [Target(title(name, pair[0]), pair[0], stem, name) for name, pair, stem in zip(names, pairs, stems)]
+
+
+def models_for(config, notebooks):
+    """The models that these notebooks share and that are not under runs/ yet, each a job of its own."""
+    from helpers.notebook import open_suite
+    from helpers.shadows import still_to_train
+
+    numbers = {target.number for target in notebooks}
+    seeds = config["seeds"] if numbers - {"01"} else []
+    targets = []
+    for seed in seeds:
+        for experiment in open_suite(**config["parameters"], seed=seed, say=False):
+            for name in still_to_train(experiment, shadows="12" in numbers):
+                stem = f"{config['folder']}/seed{seed}/models/{experiment.scenario}-{name}"
+                targets.append(Target(model_title(experiment.scenario, name, seed), seed, stem))
     return targets
 
 
@@ -268,7 +285,7 @@ def check_cluster():
 
 def snakemake(config, targets, left, jobs, cluster, log, lock):
     """Make the results of `left` in a process group of its own, which ends with this function, however it ends."""
-    seconds = {target.number: recorded(target).get("seconds") for target in targets}
+    seconds = {target.number: recorded(target).get("seconds") for target in [*targets, *left]}
     for target in left:
         (ROOT / target.result).unlink(missing_ok=True)
         (ROOT / target.result).with_suffix(".failed").unlink(missing_ok=True)
@@ -336,6 +353,8 @@ def time_left(waiting, jobs, seconds):
 def tell_status(config, targets):
     """One line a notebook."""
     left = pending(config, targets)
+    models = models_for(config, left)
+    targets, left = models + targets, models + left
     for target in targets:
         print(f"{target.title}  {state(target, target in left)}")
     print(f"{len(targets) - len(left)} of {len(targets)} done")
@@ -369,7 +388,11 @@ def made_from(number, parameters, identity):
     cells = json.loads((ROOT / NOTEBOOKS[number]).read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     helpers = {path.name: path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("helpers/*.py"))}
-    return sha256(json.dumps([code, helpers, parameters, identity]).encode()).hexdigest()[:12]
+    return digest([code, helpers, parameters, identity])
+
+
+def digest(value):
+    return sha256(json.dumps(value).encode()).hexdigest()[:12]
 
 
 def pending(config, targets):
@@ -396,7 +419,9 @@ def report_failure(left, log):
     failed = [target for target in left if (ROOT / target.result).with_suffix(".failed").exists()]
     for target in failed:
         problem = (ROOT / target.result).with_suffix(".failed").read_text(encoding="utf-8")
-        print(f"FAILED: {target.title}: {problem.splitlines()[-1].strip()}\n    full traceback: {target.executed}")
+        print(f"FAILED: {target.title}: {problem.splitlines()[-1].strip()}")
+        if target.notebook:
+            print(f"    full traceback: {target.executed}")
     if not failed:
         print(f"FAILED: the end of {log.relative_to(ROOT)} says")
         print("".join(f"    {line}\n" for line in log.read_text(errors="replace").splitlines()[-8:]), end="")

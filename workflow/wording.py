@@ -20,6 +20,11 @@ def title(notebook, seed=None):
     return name if seed is None else f"{name} (seed {seed})"
 
 
+def model_title(scenario, model, seed):
+    """`random: gold-2 (seed 0)`."""
+    return f"{scenario}: {model} (seed {seed})"
+
+
 def unknown(word, valid):
     """`'quik' is unknown: one of quick, short; did you mean quick?`"""
     close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
