@@ -15,6 +15,7 @@ import torch
 
 from .data import SPLIT_SEED
 from .experiment import Experiment, NotThere
+from .tuning import tuned
 
 SEED = 10_000  # of the first shadow's weights and shuffling; Original's and the Golds' seeds are smaller
 TARGETS = {"random": ("forget", "validation"), "class": ("train forget", "test forget")}  # members of Original, others
@@ -96,20 +97,27 @@ def is_member(experiment, number):
 
 
 def trainings(experiment, shadows=False):
-    """What is trained before anything is forgotten, each by itself: name -> the function that makes it.
+    """What is trained before the notebooks are run, each by itself: name -> the function that makes it.
 
-    `original`, `gold`, `gold-2` and so on; with `shadows` also `shadow-0` and so on.
+    `original`, `gold`, `gold-2` and so on; with `shadows` also `shadow-0` and so on: a shadow and what the methods
+    under audit leave of it.
     """
     jobs = {"original": lambda: experiment.original}
     for number in range(experiment.budget["golds"]):
         jobs["gold" if number == 0 else f"gold-{number + 1}"] = partial(experiment.retrained, number)
     for number in range(experiment.budget["audit"]["shadows"] if shadows else 0):
-        jobs[f"shadow-{number}"] = lambda number=number: shadow(experiment, number).original
+        jobs[f"shadow-{number}"] = partial(forgetful, experiment, number)
     return jobs
 
 
+def forgetful(experiment, number):
+    """Shadow `number`, and what each method under audit leaves of it."""
+    double = shadow(experiment, number)
+    return [double.original, *tuned(double, experiment.budget["audit"]["methods"])]
+
+
 def still_to_train(experiment, shadows=False):
-    """Those names of `trainings` whose model is not under `runs/`."""
+    """Those names of `trainings` of which a model is not under `runs/`."""
     seeker = copy(experiment)
     seeker._may_make, seeker.say, missing = False, lambda line: None, []
     for name, make in trainings(seeker, shadows).items():

@@ -8,6 +8,7 @@ shape: nothing is learnt, nothing is said about accuracy.
 """
 
 import argparse
+import inspect
 import os
 import re
 import resource
@@ -16,7 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cache
+from heapq import heappop, heappush
 from pathlib import Path
 
 import pandas as pd
@@ -38,7 +42,7 @@ from helpers.data import Data, load_data, make_split  # noqa: E402
 from helpers.metrics import predict  # noqa: E402
 from helpers.models import build_model, tail  # noqa: E402
 from helpers.training import pick_device, precision, train  # noqa: E402
-from helpers.unlearning import unlearn  # noqa: E402
+from helpers.unlearning import find_method, unlearn  # noqa: E402
 
 DEVICE = pick_device()
 GPU = {"TFLOP/s": 100, "ms a step": 10}  # what one modern GPU is taken to sustain in bfloat16, and its shortest step
@@ -228,6 +232,8 @@ CASES = {  # what to call it in --cases: how to make it at a size, 1 for the rea
     ),
 }
 
+EXTRAS = ["notebook", "growth", "budgets", "study"]
+
 # --- measuring ----------------------------------------------------------------------------------------------------
 
 
@@ -384,10 +390,11 @@ def growth(images):
 FROZEN = ("M2", "M3", "M4", "M5", "M6")  # methods that train the tail
 
 
-def images_of(scenario, table, count):
-    """`{kind: images}` that a scenario's models see on `count` training images: trained, tail, evaluated.
+def jobs_of(scenario, table, count, names):
+    """`{job: {kind: images}}` on `count` training images, a job being Original, a Gold or one of the methods `names`.
 
-    Counted by running every method, with its own number of epochs, on 500 one-pixel images and a toy network.
+    Kinds: trained, tail (with the frozen part computed once), evaluated. Counted by running every method, with its own
+    number of epochs, on 500 one-pixel images and a toy network.
     """
     from conftest import Toy
 
@@ -399,25 +406,51 @@ def images_of(scenario, table, count):
     shared = {**table["unlearning"], "batch_size": 50}
     if "retain_limit" in shared:
         shared["retain_limit"] = round(shared["retain_limit"] / scale)
-    epochs = table["training"]["epochs"]
-    seen = {"trained": epochs * 500 * ("original" not in table), "tail": 0, "evaluated": 0}
-    seen["trained"] += epochs * table["golds"] * len(split.retain.index)
-    ended = [epochs] * (1 + table["golds"])
-    for name, settings in table["methods"].items():
-        result = unlearn(
-            name, Toy(10), split, **shared, **{**settings, **({} if name == "2-Stage full" else {"lr": 1e-9})}
-        )
-        kind = "tail" if name.startswith(FROZEN) else "trained"
-        seen[kind] += result.cost["images"]
-        if kind == "tail":  # the pass over the frozen part is like an evaluation
-            seen["tail"] -= 500
-            seen["evaluated"] += 500
-        ended.append(len(result.history))
-    seen = {kind: images * scale for kind, images in seen.items()}
     final, tracked = (table["evaluation"][what] or count for what in ("final", "tracked"))
     sets = min(final, count) + 0.1 * count + 0.2 * count
-    seen["evaluated"] += len(ended) * sets + sum(ended) * sum(min(tracked, s * count) for s in (0.9, 0.1, 0.1))
-    return seen
+    panel = sum(min(tracked, share * count) for share in (0.9, 0.1, 0.1))
+    epochs = table["training"]["epochs"]
+    retained = len(split.retain.index) * scale
+    jobs = {"Original": {"trained": epochs * count * ("original" not in table), "evaluated": sets + epochs * panel}}
+    for number in range(table["golds"]):
+        jobs[f"Gold {number + 1}"] = {"trained": epochs * retained, "evaluated": sets + epochs * panel}
+    for name in names:
+        settings = {**table["methods"], **table.get("literature", {})}[name]
+        if "lr" in inspect.signature(find_method(name)[0]).parameters:
+            settings["lr"] = 1e-9  # nothing diverges
+        result = unlearn(name, Toy(10), split, **shared, **settings)
+        job = Counter(trained=result.cost["images"], evaluated=0)
+        if name.startswith(FROZEN):  # the pass over the frozen part is like an evaluation
+            job = Counter(tail=result.cost["images"] - 500, evaluated=500)
+        jobs[name] = {kind: images * scale for kind, images in job.items()}
+        jobs[name]["evaluated"] += sets + len(result.history) * panel
+    return jobs
+
+
+def images_of(scenario, table, count):
+    """`{kind: images}` that the models of notebooks 01 to 10 see."""
+    total = Counter(trained=0, tail=0, evaluated=0)
+    for job in jobs_of(scenario, table, count, table["methods"]).values():
+        total.update(job)
+    return dict(total)
+
+
+@cache
+def cpu_and_gpu(budget, scenario):
+    """Functions that say how many seconds a job of `jobs_of` takes: here, as measured, and on a GPU, by arithmetic."""
+    table = BUDGETS[budget][scenario]
+    rate, work = rates(table)
+
+    def here(job):
+        return sum(images / rate[kind] for kind, images in job.items())
+
+    def gpu(job):
+        stepping = job.get("trained", 0) + job.get("tail", 0)
+        steps = stepping / table["unlearning"]["batch_size"]
+        arithmetic = (stepping + job.get("evaluated", 0) / 3) * work / (GPU["TFLOP/s"] * 1e12)
+        return max(arithmetic, steps * GPU["ms a step"] / 1000)
+
+    return here, gpu
 
 
 def rates(table):
@@ -453,20 +486,89 @@ def budget_costs(names, count):
     for name in names:
         for scenario, table in BUDGETS[name].items():
             number = 1437 if name == "quick" else count  # digits
-            seen, (rate, work) = images_of(scenario, table, number), rates(table)
-            here = sum(images / rate[kind] for kind, images in seen.items())
-            stepping = seen["trained"] + seen["tail"]
-            steps = stepping / table["unlearning"]["batch_size"]
-            arithmetic = (stepping + seen["evaluated"] / 3) * work / (GPU["TFLOP/s"] * 1e12)
+            seen = images_of(scenario, table, number)
+            here, gpu = cpu_and_gpu(name, scenario)
             rows.append({
                 "budget": f"{name}, {scenario}",
                 "images": f"{number:,}",
                 **{f"{kind}, thousands": f"{images / 1000:,.0f}" for kind, images in seen.items()},
-                "GFLOP an image": f"{work / 1e9:.2f}",
-                "hours here": f"{here / 3600:.2f}",
-                "arithmetic on a GPU, h": f"{arithmetic / 3600:.2f}",
-                "steps on a GPU, h": f"{steps * GPU['ms a step'] / 3.6e6:.2f}",
+                "hours here": f"{here(seen) / 3600:.2f}",
+                "hours on a GPU": f"{gpu(seen) / 3600:.2f}",
             })  # fmt: skip
+    return rows
+
+
+# --- a large study ------------------------------------------------------------------------------------------------
+
+IN_NOTEBOOK = {  # what each method notebook runs; 11 runs what was published since
+    "03": ["M1 Retain FT", "Fine-tuning"], "04": ["M2 Selective FT"], "05": ["M3 Reversal", "Gradient ascent"],
+    "06": ["M4 Per epoch", "M6 Per batch + FT"], "07": ["M5 Per batch"], "08": ["2-Stage", "2-Stage full"],
+    "09": ["H1 Linear", "H2 Square + FT", "H3 Periodic FT", "H4 Thawing"],
+}  # fmt: skip
+
+
+def study_graph(budget, seeds, count, seconds):
+    """The graph of `run_all.sh --seeds ... --only 01 ... 12`: `{job: (seconds, jobs that it waits for)}`.
+
+    Args:
+        seconds: of a job of `jobs_of`, given the scenario and the job.
+    """
+    graph, parts = {}, {}
+    for scenario, table in BUDGETS[budget].items():
+        parts[scenario] = jobs_of(scenario, table, count, [*table["methods"], *table["literature"]])
+    for seed in range(seeds):
+        notebooks = {number: 0.0 for number in [*IN_NOTEBOOK, "11"]}
+        start, shadows = [], []
+        for scenario, jobs in parts.items():
+            audit = BUDGETS[budget][scenario]["audit"]
+            took = {name: seconds(scenario, job) for name, job in jobs.items()}
+            start += [(seed, scenario, name) for name in took if name.startswith(("Original", "Gold"))]
+            graph |= {key: (took[key[2]], []) for key in start if key[1] == scenario}
+            training = seconds(scenario, {**jobs["Gold 1"], "evaluated": jobs["Original"]["evaluated"]})
+            one = training + sum(took[name] for name in audit["methods"])  # a shadow, and what the methods leave of it
+            shadows += [(seed, scenario, f"shadow {number}") for number in range(audit["shadows"])]
+            graph |= {key: (one, []) for key in shadows if key[1] == scenario}
+            for number in notebooks:
+                names = IN_NOTEBOOK.get(number, BUDGETS[budget][scenario]["literature"])
+                notebooks[number] += sum(took.get(name, 0.0) for name in names)
+        graph |= {(seed, "notebook", number): (total, start) for number, total in notebooks.items()}
+        graph[seed, "notebook", "12"] = (0.0, start + shadows)  # attacks: minutes
+    return graph
+
+
+def simulate(graph, devices):
+    """Seconds until `graph` is done: whenever a device is free, it takes the longest job that waits for nothing."""
+    waiting, done, running, now = dict(graph), set(), [], 0.0
+    while waiting or running:
+        ready = [job for job, (_, needs) in waiting.items() if done.issuperset(needs)]
+        for job in sorted(ready, key=lambda job: -graph[job][0])[: devices - len(running)]:
+            heappush(running, (now + waiting.pop(job)[0], str(job), job))
+        now, _, job = heappop(running)
+        done.add(job)
+    return now
+
+
+def longest_chain(graph):
+    """Seconds of the longest path; a job's needs stand before it."""
+    ends = {}
+    for job, (seconds, needs) in graph.items():
+        ends[job] = seconds + max((ends[need] for need in needs), default=0.0)
+    return max(ends.values())
+
+
+def study(budget, seeds, count):
+    """A row a machine: all methods and all shadows for `seeds` seeds and both scenarios."""
+    rows = []
+    here, on_gpu = (lambda scenario, job, i=i: cpu_and_gpu(budget, scenario)[i](job) for i in (0, 1))
+    for machine, devices, seconds in (("this machine", 1, here), ("8 GPUs", 8, on_gpu), ("100 GPUs", 100, on_gpu)):
+        graph = study_graph(budget, seeds, count, seconds)
+        total, chain, ended = sum(took for took, _ in graph.values()), longest_chain(graph), simulate(graph, devices)
+        limit = "the sum of the work" if total / devices > chain else "the longest chain"
+        rows.append({
+            "machine": machine, "jobs": f"{len(graph):,}", "sum of the work, h": f"{total / 3600:,.1f}",
+            "longest chain, h": f"{chain / 3600:,.1f}", "done after, h": f"{ended / 3600:,.1f}",
+            "devices busy, %": f"{100 * total / devices / ended:.0f}", "limit": limit,
+        })  # fmt: skip
     return rows
 
 
@@ -476,7 +578,7 @@ def budget_costs(names, count):
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="run_all.sh bench", description=__doc__.split("\n")[0], allow_abbrev=False)
     add = parser.add_argument
-    add("--cases", nargs="+", choices=[*CASES, "notebook", "growth", "budgets"], help="only these (default: all)")
+    add("--cases", nargs="+", choices=[*CASES, *EXTRAS], help="only these (default: all)")
     add("--rounds", type=int, default=5, help="how often each side is timed, in turns (default: 5)")
     add("--tiny", action="store_true", help="a few images: does it run?")
     add("--markdown", action="store_true", help="tables in Markdown")
@@ -485,7 +587,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error("--rounds: at least 1")
-    chosen = options.cases or [*CASES, "notebook", "growth", "budgets"]
+    chosen = options.cases or [*CASES, *EXTRAS]
     limits = {
         name: matmul_limit(getattr(torch, name), 256 if options.tiny else 2048) for name in ("float32", "bfloat16")
     }
@@ -519,6 +621,14 @@ def main(arguments=None):
             f"third of a step, or steps of {GPU['ms a step']} ms, whichever is more.\n"
         )
         show(budget_costs(["smoke"] if options.tiny else ["quick", "short", "published"], 50_000), options.markdown)
+    if "study" in chosen:
+        budget, seeds = ("smoke", 2) if options.tiny else ("published", 10)
+        shadows = BUDGETS[budget]["random"]["audit"]["shadows"]
+        print(
+            f"{seeds} seeds x both scenarios x all methods x {shadows} shadows at {budget} on 50,000 images: "
+            "the graph of the suite, simulated with the times above.\n"
+        )
+        show(study(budget, seeds, 50_000), options.markdown)
 
 
 def show(rows, markdown):

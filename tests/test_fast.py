@@ -251,3 +251,26 @@ def test_images_of_a_budget_by_hand():
     seen = bench.images_of("random", table, 50_000)
     assert seen["trained"] == 2 * 50_000 + 2 * 45_000 + 3 * 45_000 and seen["tail"] == 4 * 45_000
     assert seen["evaluated"] == 50_000 + 4 * (1000 + 5000 + 10_000) + (2 + 2 + 3 + 4) * 300
+
+
+def test_a_study_is_the_suites_graph():
+    """Two seeds of `smoke` at a second an image: what waits for what, the longest chain; more devices, less time."""
+    graph = bench.study_graph("smoke", 2, 500, lambda scenario, job: job.get("trained", 0) + job.get("tail", 0))
+    models = 2 * (1 + 2 + 6)  # both scenarios: Original, Golds, shadows
+    assert len(graph) == 2 * (models + len(bench.IN_NOTEBOOK) + 2)
+    assert graph[0, "random", "Original"] == (500, []) and graph[1, "class", "Gold 2"][0] == 450
+    assert graph[1, "random", "shadow 5"][0] > 450
+    took, needs = graph[1, "notebook", "04"]
+    assert set(needs) == {(1, s, name) for s in ("random", "class") for name in ("Original", "Gold 1", "Gold 2")}
+    assert took == sum(bench.jobs_of(s, bench.BUDGETS["smoke"][s], 500, ["M2 Selective FT"])["M2 Selective FT"]["tail"]
+                       for s in ("random", "class"))  # fmt: skip
+    assert len(graph[0, "notebook", "12"][1]) == models
+    total, chain = sum(seconds for seconds, _ in graph.values()), bench.longest_chain(graph)
+    assert bench.simulate(graph, 1) == pytest.approx(total) and bench.simulate(graph, 1000) == pytest.approx(chain)
+    assert chain < bench.simulate(graph, 4) < total
+
+
+def test_a_simulated_graph_by_hand():
+    """Two devices, longest first: b and a, then c, which waited for a, beside the rest of b."""
+    graph = {"a": (2.0, []), "b": (5.0, []), "c": (4.0, ["a"]), "d": (1.0, ["a", "b"])}
+    assert bench.simulate(graph, 2) == 6 and bench.longest_chain(graph) == 6 and bench.simulate(graph, 1) == 12

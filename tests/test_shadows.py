@@ -26,7 +26,7 @@ def experiment(request, tmp_path, monkeypatch):
     """A scenario on 240 digits with an empty store."""
     monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
     monkeypatch.setenv("UNLEARNING_PROGRESS", str(tmp_path / "progress"))
-    monkeypatch.setitem(BUDGETS["smoke"][request.param], "audit", {"shadows": 4})
+    monkeypatch.setitem(BUDGETS["smoke"][request.param], "audit", {"shadows": 4, "methods": ["Gradient ascent"]})
     return Experiment(load_data("digits"), request.param, "smoke")
 
 
@@ -113,4 +113,6 @@ def test_models_are_trained_one_by_one(experiment):
     one = Experiment(experiment.data, experiment.scenario, "smoke")
     one._may_make = False
     assert one.original.name == "Original" and [gold.name for gold in one.golds] == ["Gold", "Gold 2"]
-    assert shadow(one, 3).original.settings["split"]["shadow"] == 3
+    last = shadow(one, 3)
+    assert last.original.settings["split"]["shadow"] == 3
+    assert last.unlearned("Gradient ascent").settings["start"] == last.original.settings
