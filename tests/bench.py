@@ -417,7 +417,7 @@ def jobs_of(scenario, table, count, names):
     for name in names:
         settings = {**table["methods"], **table.get("literature", {})}[name]
         if "lr" in inspect.signature(find_method(name)[0]).parameters:
-            settings["lr"] = 1e-9  # nothing diverges
+            settings = {**settings, "lr": 1e-9}  # nothing diverges
         result = unlearn(name, Toy(10), split, **shared, **settings)
         job = Counter(trained=result.cost["images"], evaluated=0)
         if name.startswith(FROZEN):  # the pass over the frozen part is like an evaluation
