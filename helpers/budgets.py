@@ -20,7 +20,7 @@ QUICK = {  # 1,797 digits in minutes on two cores
         "golds": 2,
         "audit": {
             "shadows": 6,
-            "methods": ["M1 Retain FT", "NegGrad+", "SalUn", "Margin matching"],
+            "methods": ["M1 Retain FT", "SalUn", "Margin matching"],
         },
         "model": {"name": "resnet18"},
         "batches": CIFAR10,
@@ -78,7 +78,7 @@ QUICK = {  # 1,797 digits in minutes on two cores
         "golds": 2,
         "audit": {
             "shadows": 6,
-            "methods": ["Fine-tuning", "2-Stage", "DELETE", "Margin matching"],
+            "methods": ["2-Stage", "DELETE", "Margin matching"],
         },
         "model": {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 16},
         "batches": {"image_size": 32},

@@ -78,7 +78,7 @@ def unlearn(
             history.append({"epoch": len(history) + 1, "loss": mean_loss, **(happening.notes or {}),
                             **(track(model) if track else {})})  # fmt: skip
             if progress:
-                progress(f"epoch {len(history)}  loss {mean_loss:.3f}")
+                progress(f"epoch {len(history)}" + (f"  loss {mean_loss:.3f}" if losses else ""))
             losses, started = [], time.perf_counter()
         else:
             check_finite(happening, f"{function.__name__} diverged in epoch {len(history) + 1}")

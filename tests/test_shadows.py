@@ -105,11 +105,12 @@ def test_an_unknown_shadow_is_refused(experiment):
 def test_models_are_trained_one_by_one(experiment):
     """Every job makes its own model and no other; the experiment then finds them all and trains nothing."""
     names = ["original", "gold", "gold-2", "shadow-0", "shadow-1", "shadow-2", "shadow-3"]
-    assert list(trainings(experiment, shadows=True)) == names == still_to_train(experiment, shadows=True)
-    for done, name in enumerate(names, start=1):
-        trainings(experiment, shadows=True)[name]()
-        assert still_to_train(experiment, shadows=True) == names[done:]
-    assert still_to_train(experiment) == []
+    jobs = trainings(experiment, shadows=True)
+    assert list(jobs) == names == still_to_train(experiment, shadows=True)
+    jobs["gold-2"]()
+    assert still_to_train(experiment, shadows=True) == [name for name in names if name != "gold-2"]
+    jobs["original"](), jobs["gold"](), jobs["shadow-3"]()
+    assert still_to_train(experiment, shadows=True) == names[3:-1] and still_to_train(experiment) == []
     one = Experiment(experiment.data, experiment.scenario, "smoke")
     one._may_make = False
     assert one.original.name == "Original" and [gold.name for gold in one.golds] == ["Gold", "Gold 2"]

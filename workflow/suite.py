@@ -1,4 +1,4 @@
-"""Run the notebooks 01 to 10 in order with Snakemake. The same command again goes on where a run was cut short."""
+"""Run the notebooks in order with Snakemake. The same command again goes on where a run was cut short."""
 
 import argparse
 import ctypes
@@ -23,7 +23,6 @@ from wording import duration, model_title, title, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = {path.name[:2]: f"notebooks/{path.name}" for path in sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))}
-ON_REQUEST = {"11", "12"}  # many methods and many models: minutes more than all the others together
 BUDGETS = ["quick", "short", "published", "smoke"]
 SCENARIOS = ["random", "class"]
 STARTS = ["fresh", "chain"]
@@ -73,8 +72,14 @@ def parse():
     add("--forget-class", metavar="CLASS", help="name or index of the class to forget (default: the first)")
     add("--forget-fraction", type=fraction, default=0.1, metavar="X", help="share to forget at random (default: 0.1)")
     add("--start", type=one_of(*STARTS), default="fresh", metavar="START", help="fresh (default) or chain")
-    usual = [number for number in NOTEBOOKS if number not in ON_REQUEST]
-    add("--only", type=notebook_number, default=usual, nargs="+", metavar="N", help="only these, as in 03 08 or 11 12")
+    add(
+        "--only",
+        type=notebook_number,
+        default=[*NOTEBOOKS],
+        nargs="+",
+        metavar="N",
+        help="only these notebooks, as in 03 08",
+    )
     add("-j", "--jobs", type=positive_number, metavar="N", help="notebooks at a time (default: 2, with GPUs one each)")
     add("--cluster", type=one_of(*CLUSTERS), metavar="C", help="slurm: each notebook is a job of its own there")
     add("--save", action="store_true", help="afterwards put the outputs of the first seed into notebooks/")
@@ -396,10 +401,12 @@ def digest(value):
 
 
 def pending(config, targets):
-    """Those of `targets` whose result is missing or was made from something else; 10 after any other."""
+    """Those of `targets` whose result is missing or was made from something else; 10 after any other but 13."""
     left = [target for target in targets if recorded(target).get("made_from") != config["made_from"][target.number]]
     last = [target for target in targets if target.seed is None and target not in left]
-    return left + [target for target in last if left or written(target) < max(map(written, targets))]
+    others = [target for target in targets if target.number != "13"]
+    again = any(target in left for target in others)
+    return left + [target for target in last if again or written(target) < max(map(written, others))]
 
 
 def written(target):
