@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def test_a_killed_job_is_tried_again_and_leaves_no_kernel(tmp_path):
 
 @pytest.mark.slow
 def test_whatever_is_killed_the_same_command_ends_with_the_same_bytes(tmp_path, monkeypatch):
-    """The real notebooks 02 and 05, tiny: kill -9 of the kernel, of the job, of the driver, each between two models."""
+    """The real notebooks 02 and 05, tiny: kill -9 of a training, driver, kernel, job, each between two models."""
     options = ["--only", "02", "05", "--budget", "smoke", "--scenario", "class"]
     left = {}
     for name in ("whole", "killed"):
@@ -125,7 +125,7 @@ def test_whatever_is_killed_the_same_command_ends_with_the_same_bytes(tmp_path, 
         for folder in ("workflow", "helpers", "notebooks"):
             shutil.copytree(ROOT / folder, repository / folder, ignore=shutil.ignore_patterns("__pycache__"))
         if name == "killed":
-            for kind in ("ipykernel_launcher", "workflow/execute.py", "workflow/suite.py"):
+            for kind in ("workflow/train.py", "workflow/suite.py", "ipykernel_launcher", "workflow/execute.py"):
                 kill_once(repository, options, kind)
         answer = suite(repository, *options)
         assert answer.returncode == 0, answer.stdout + answer.stderr
@@ -137,21 +137,28 @@ def test_whatever_is_killed_the_same_command_ends_with_the_same_bytes(tmp_path, 
 
 
 def kill_once(repository, options, kind):
-    """Run the suite until it has kept one more model, kill its process of that kind, stop the rest."""
+    """Run the suite until a process of that kind has kept one more file, kill it, stop the rest."""
 
     def count():
         return len(list(repository.glob("runs/models/**/*.safetensors")))
 
-    before = count()
+    def alive():
+        found = []
+        for member in (driver, *driver.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                found += [member] if any(word.endswith(kind) for word in member.cmdline()) else []
+        return found
+
     process = subprocess.Popen(
         [sys.executable, "workflow/suite.py", *options], cwd=repository, stdout=subprocess.DEVNULL
     )
-    family = [psutil.Process(process.pid)]
-    wait_until(lambda: count() > before or process.poll() is not None)
+    driver = psutil.Process(process.pid)
+    wait_until(lambda: alive() or process.poll() is not None)
+    before = count()
+    wait_until(lambda: (count() > before and alive()) or process.poll() is not None)
     assert process.poll() is None
-    family += family[0].children(recursive=True)
-    [victim] = [member for member in family if any(word.endswith(kind) for word in member.cmdline())]
-    victim.kill()
+    family = [driver, *driver.children(recursive=True)]
+    alive()[0].kill()
     time.sleep(1)
     process.kill()
     process.wait()
