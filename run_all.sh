@@ -53,6 +53,10 @@ case "${1-}" in
         set_up
         .venv/bin/python -m ruff check .
         .venv/bin/python -m ruff format --check .
+        if [ $# = 0 ]; then # files of tests side by side, a thread each
+            export OMP_NUM_THREADS=1
+            set -- --numprocesses auto --maxprocesses 4 --dist loadfile
+        fi
         exec .venv/bin/python -m pytest "$@"
         ;;
     report)
