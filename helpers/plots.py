@@ -385,11 +385,12 @@ def battery(values, floors):
     units = (distance / floors[values.columns]).where(distance != 0, 0).clip(upper=1e6)  # two Golds may agree exactly
     steps = [0, 1, 2, 4, 8, 16]
     colours = plt.get_cmap("Blues", len(steps))
-    figure, axis = plt.subplots(figsize=(3.4 + 0.8 * len(values.columns), 2.2 + 0.32 * len(values)))
+    figure, axis = plt.subplots(figsize=(3.2 + 0.8 * len(values.columns), 2.8 + 0.34 * len(values)))
     sns.heatmap(units, annot=values.map(lambda value: f"{value:.3g}"), fmt="", mask=units.isna(), ax=axis, cmap=colours,
                 norm=BoundaryNorm(steps, colours.N, extend="max"), linewidths=0.5, yticklabels=True, xticklabels=True,
                 annot_kws={"size": 8.5}, cbar_kws={"label": "distance from Gold, in mean distances of two Golds",
-                "ticks": steps, "format": "%g", "shrink": 0.5, "pad": 0.02})  # fmt: skip
+                "ticks": steps, "format": "%g", "location": "bottom", "shrink": 0.45, "aspect": 40,
+                "pad": 0.04})  # fmt: skip
     axis.set_facecolor("0.88")
     axis.grid(visible=False)
     yardsticks = values.index.str.match("Original|Gold").sum()
