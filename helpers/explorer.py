@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from IPython import get_ipython
 from IPython.display import display
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
@@ -277,9 +278,10 @@ def picture(panel, view):
 
 
 def image_tag(figure, alt):
-    """A figure as an `<img>` that carries its own pixels."""
+    """A figure as an `<img>` that carries its own pixels; drawn once, where `savefig` draws twice."""
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=100, bbox_inches=None)
+    figure.set_dpi(100)
+    FigureCanvasAgg(figure).print_png(png)
     return tag(png, alt, "max-width: 100%")
 
 

@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -226,21 +227,26 @@ def label_points(axis, points):
         label = axis.annotate(name, point, (0, 0), textcoords="offset points", ha="center", va="center", fontsize=9,
                               path_effects=[withStroke(linewidth=2.5, foreground="white", alpha=0.8)])  # fmt: skip
         extent = label.get_window_extent()
-        width, height = extent.width + 3 * unit, extent.height
-        centres = [
-            (r, x + (r + width / 2) * np.cos(angle), y + (r + height / 2) * np.sin(angle))
-            for r in unit * np.arange(5, 150, 4)
-            for angle in np.linspace(0, 2 * np.pi, 24, endpoint=False)
-        ]
-        boxes = [(r, (u - width / 2, v - height / 2, u + width / 2, v + height / 2)) for r, u, v in centres]
-        boxes = [(r, box) for r, box in boxes if within(box, (bounds.x0, bounds.y0, bounds.x1, bounds.y1))]
-        r, box = next((one for one in boxes if not any(overlap(one[1], other) for other in taken)), boxes[0])
+        around = partial(boxes_around, x, y, extent.width + 3 * unit, extent.height, unit, bounds.extents)
+        free = (one for one in around() if not any(overlap(one[1], other) for other in taken))
+        r, box = next(free, None) or next(around())
         taken.append(box)
         offset = ((box[0] + box[2]) / 2 - x) / unit, ((box[1] + box[3]) / 2 - y) / unit
         label.set_position(offset)
         if r > 10 * unit:
             axis.annotate("", point, offset, textcoords="offset points", zorder=1,
                           arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.7, "shrinkB": 0})  # fmt: skip
+
+
+def boxes_around(x, y, width, height, unit, bounds):
+    """(distance, box) of such boxes about a point inside `bounds`, the nearest first."""
+    directions = [(np.cos(angle), np.sin(angle)) for angle in np.linspace(0, 2 * np.pi, 24, endpoint=False)]
+    for r in unit * np.arange(5, 150, 4):
+        for cosine, sine in directions:
+            u, v = x + (r + width / 2) * cosine, y + (r + height / 2) * sine
+            box = (u - width / 2, v - height / 2, u + width / 2, v + height / 2)
+            if within(box, bounds):
+                yield r, box
 
 
 def within(a, b):
