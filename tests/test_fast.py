@@ -255,6 +255,8 @@ def test_images_of_a_budget_by_hand():
 
 def test_a_study_is_the_suites_graph():
     """Two seeds of `smoke` at a second an image: what waits for what, the longest chain; more devices, less time."""
+    placed = {name for names in bench.IN_NOTEBOOK.values() for name in names}
+    assert all(table["methods"].keys() <= placed for table in bench.BUDGETS["smoke"].values())
     graph = bench.study_graph("smoke", 2, 500, lambda scenario, job: job.get("trained", 0) + job.get("tail", 0))
     models = 2 * (1 + 2 + 6)  # both scenarios: Original, Golds, shadows
     assert len(graph) == 2 * (models + len(bench.IN_NOTEBOOK) + 2)

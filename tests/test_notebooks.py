@@ -34,8 +34,8 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("suite")
 
 
-ON_REQUEST = ("11", "12")  # they train many models: minutes even with tiny settings
-WITH_MARKS = [pytest.param(p, marks=pytest.mark.slow) if p.stem.startswith(ON_REQUEST) else p for p in NOTEBOOKS]
+LONG = ("11", "12")  # they train many models: minutes even with tiny settings
+WITH_MARKS = [pytest.param(p, marks=pytest.mark.slow) if p.stem.startswith(LONG) else p for p in NOTEBOOKS]
 
 
 @pytest.mark.parametrize("path", WITH_MARKS, ids=lambda path: path.stem)
