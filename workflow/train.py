@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from execute import ATTEMPTS, run_job
-from wording import model_title
+from wording import model_title, unknown
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -35,7 +35,10 @@ def train(options):
     """Make the model; return what went wrong, if anything, and whether a retry may help."""
     try:
         [experiment] = open_suite(**{**options.parameters, "scenarios": options.scenario}, say=False)
-        trainings(experiment, shadows=True)[options.model]()
+        jobs = trainings(experiment, shadows=True)
+        if options.model not in jobs:
+            return f"    model {unknown(options.model, [*jobs])}", False
+        jobs[options.model]()
     except OSError as error:  # a full disk
         return f"    {type(error).__name__}: {error}", True
     except (ArithmeticError, ValueError, RuntimeError) as error:
