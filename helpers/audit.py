@@ -4,6 +4,7 @@ A set is a pair `(logits, y)`, torch `(n, classes)` and `(n,)`. An ensemble is a
 row one model, each column one image. Golds are models that never saw the forgotten images.
 """
 
+import math
 from itertools import combinations, islice
 
 import numpy as np
@@ -397,21 +398,27 @@ def interval(values):
 
 
 def floor(golds, distance):
-    """`distance(a, b)` over all pairs of Golds: what no method can be asked to beat.
-
-    The pairs' `values`, their mean, and its 95 % interval `low` to `high`: pairs share Golds, so the error is the
-    jackknife's over Golds (Efron and Stein, 1981) with Student's t, NaN for 2 Golds. Pitfall: one pair is an anecdote.
+    """`distance(a, b)` over all pairs of Golds: what no method can be asked to beat. See `pair_interval`.
 
     Raises:
         ValueError: fewer than 2 Golds.
     """
-    count = len(golds)
-    if count < 2:
-        raise ValueError(f"a floor needs at least 2 Golds; there is {count}")
-    pairs = np.array(list(combinations(range(count), 2)))
-    values = np.array([distance(golds[i], golds[j]) for i, j in pairs], float)
+    if len(golds) < 2:
+        raise ValueError(f"a floor needs at least 2 Golds; there is {len(golds)}")
+    return pair_interval([distance(one, other) for one, other in combinations(golds, 2)])
+
+
+def pair_interval(values):
+    """The `values` of all pairs in the order of `combinations`, their mean, its 95 % interval `low` to `high`.
+
+    Pairs share members, so the error is the jackknife's over members (Efron and Stein, 1981) with Student's t, NaN for
+    one pair. Pitfall: one pair is an anecdote.
+    """
+    values = np.asarray(values, float)
+    count = (1 + math.isqrt(1 + 8 * len(values))) // 2  # so many members have that many pairs
     mean, half = values.mean(), np.nan
     if count > 2:
+        pairs = np.array(list(combinations(range(count), 2)))
         without = np.array([values[(pairs != i).all(1)].mean() for i in range(count)])
         half = student(count) * np.sqrt((count - 1) * without.var())
     return {"values": values, "mean": mean, "low": mean - half, "high": mean + half}

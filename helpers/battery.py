@@ -8,17 +8,18 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown, display
+import torch
 
 from . import audit
 from .literature import IDEAS
-from .metrics import accuracy, kit_mia, losses, predict
+from .metrics import accuracy, js_distance, kit_mia, losses, predict
 from .notebook import text
 from .shadows import TARGETS, is_member, shadow, target_labels, target_logits
 
 COLUMNS = ["scenario", "shadow", "method", "metric", "value"]
 SEEN_AND_NOT = {"random": ("retain", "test"), "class": ("train retain", "test retain")}  # what attacks are fitted on
 ENSEMBLE = -1  # in the column `shadow`: measured on all shadows together
+JSD = "JSD to Gold"
 
 
 class Battery:
@@ -45,12 +46,15 @@ class Battery:
     def table(self):
         """All audits of Original, Gold and the methods, with `COLUMNS`: rows of each replicate and of the ensemble.
 
-        Gold's are the mean over Golds; `floor` has the mean distance of two Golds in every one of them.
+        Gold's are the mean over Golds. A row such as `Gold 1 v. Gold 3` has the distance of these two in every audit,
+        mean over the replicates. `uniform` is the distance of a prediction that knows nothing.
         """
         golds = [self.golds(members) for members in self.is_member]
         rows = [(k, "Gold", *item) for k, found in enumerate(golds) for item in mean(found).items()]
-        rows += [(k, "floor", *item) for k, found in enumerate(golds) for item in among(found).items()]
+        rows += [(ENSEMBLE, pair, *item) for pair, apart in self.pairs(golds).items() for item in apart.items()]
         rows += [(ENSEMBLE, "Gold", *item) for item in self.golds_as_ensemble().items()]
+        knows_nothing = torch.zeros_like(self.untrained)
+        rows += [(k, "uniform", JSD, self.jsd(knows_nothing, members)) for k, members in enumerate(self.is_member)]
         for method in ("Original", *self.methods):
             runs = self.runs(method)
             if diverged := sum(bool(run.diverged) for run in runs):
@@ -59,6 +63,7 @@ class Battery:
             for k, (run, members) in enumerate(zip(runs, self.is_member)):
                 found = self.attack(run, members, self.experiment.golds)
                 found |= mean([to_gold(found, gold) for gold in golds[k]]) | self.cost(run)
+                found[JSD] = self.jsd(self.targets(run), members)
                 rows += [(k, method, *item) for item in found.items()]
             rows += [(ENSEMBLE, method, *item) for item in self.ensemble(runs).items()]
         return pd.DataFrame(rows, columns=COLUMNS[1:]).assign(scenario=self.scenario)[COLUMNS]
@@ -73,6 +78,7 @@ class Battery:
             "forgotten by each shadow": int(self.is_member[0].sum()),
             "retained": len(split.retain.index),
             "models a side in U-LiRA": len(self.shadows) // 2,
+            "models a side in forgetting quality and KLOM": self.models_a_side,
         }
 
     def runs(self, method):
@@ -120,6 +126,20 @@ class Battery:
         golds = self.experiment.golds
         return [self.attack(gold, members, [other for other in golds if other is not gold]) for gold in golds]
 
+    def pairs(self, found):
+        """`Gold 1 v. Gold 2` and so on: how far two Golds lie apart, mean over the replicates' `found` attacks."""
+        apart = {}
+        for i, j in combinations(range(len(self.experiment.golds)), 2):
+            one, other = (self.targets(self.experiment.golds[n]) for n in (i, j))
+            distances = mean([distance(golds[i], golds[j]) for golds in found])
+            apart[f"Gold {i + 1} v. Gold {j + 1}"] = {**distances, JSD: js_distance(one, other).mean().item()}
+        return apart
+
+    def jsd(self, logits, members):
+        """Jensen-Shannon distance of predictions on the targets `members` to those of the Golds, mean over both."""
+        golds = [js_distance(logits[members], self.targets(gold)[members]) for gold in self.experiment.golds]
+        return torch.stack(golds).mean().item()
+
     def targets(self, run):
         """Logits of the targets."""
         return target_logits(run.logits, self.scenario)
@@ -129,6 +149,31 @@ class Battery:
         sets = self.experiment.split.sets
         return [(run.logits[name], sets[name].y.cpu()) for name in SEEN_AND_NOT[self.scenario]]
 
+    def luck(self, table, method, seeds=(1, 2, 3)):
+        """Whose luck a method's average gap hangs on: its standard deviation, in points, over draws of one kind alone.
+
+        Evaluation: the images on which the attack is fitted, for one model. Unlearning: the method's shuffling and
+        draws, from one shadow. Training: the `table`'s replicates, each another training and another forget set.
+        """
+        members, first = self.is_member[0], self.runs(method)[0]
+
+        def gap(run, seed=0):
+            own, *golds = (self.headline(model, members, seed) for model in (run, *self.experiment.golds))
+            return np.mean([audit.average_gap(own, gold) for gold in golds])
+
+        again = [self.shadows[0].unlearned(method, seed=seed, **self.methods[method]) for seed in seeds]
+        gaps = {
+            "evaluation": [gap(first, seed) for seed in seeds],
+            "unlearning": [gap(run) for run in again],
+            "training and forget set": replicates(table, self.scenario, "average gap")[method],
+        }
+        rows = {source: (len(values), np.std(values, ddof=1)) for source, values in gaps.items()}
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["draws", "standard deviation, points"])
+
+    def headline(self, run, members, seed):
+        """UA, RA, TA and MIA of a model that forgot the targets `members`, the attack fitted on that seed's draw."""
+        return audit.headline(*self.seen_and_not(run), (self.targets(run)[members], self.y[members]), seed=seed)
+
     # --- all shadows together ---
 
     def margins(self, runs):
@@ -137,20 +182,31 @@ class Battery:
 
     def ensemble(self, runs):
         """Audits that compare models which unlearned an image with models, as many, that unlearned others instead."""
-        return compare(*audit.by_membership(self.margins(runs), self.is_member))
+        return compare(*audit.by_membership(self.margins(runs), self.is_member), self.models_a_side)
 
     def golds_as_ensemble(self):
         """The same with Golds in place of models that unlearned: what never having seen an image looks like."""
         _, never = audit.by_membership(self.margins(self.runs("Original")), self.is_member)
-        return compare(self.margins(self.experiment.golds), never)
+        return compare(self.margins(self.experiment.golds), never, self.models_a_side)
+
+    @property
+    def models_a_side(self):
+        """How many models stand on each side of forgetting quality and KLOM: as many for a method as for the Golds.
+
+        With fewer than 3 Golds, which are no ensemble, half the shadows.
+        """
+        golds, half = len(self.experiment.golds), len(self.shadows) // 2
+        return min(golds, half) if golds >= 3 else half
 
 
-def compare(unlearned, never):
-    """U-LiRA, forgetting quality and KLOM of two ensembles of margins `(models, images)`; none with under 3 a side."""
-    models = min(len(unlearned), len(never))
-    if models < 3:
+def compare(unlearned, never, models):
+    """U-LiRA of two ensembles of margins `(models, images)`, forgetting quality and KLOM of `models` of each.
+
+    None where a side has fewer.
+    """
+    if min(len(unlearned), len(never)) < models:
         return {}
-    lira = audit.u_lira(unlearned, never, shared=models < 64)
+    lira = audit.u_lira(unlearned, never, shared=min(len(unlearned), len(never)) < 64)
     quality = audit.forgetting_quality(unlearned[:models], never[:models])
     return {
         **{f"U-LiRA {name}": value for name, value in lira.items() if name != "models"},
@@ -169,11 +225,9 @@ def to_gold(own, gold):
     }
 
 
-def among(golds):
-    """The mean distance of two Golds in each attack, and what `to_gold` says of them: the floor."""
-    pairs = list(combinations(golds, 2))
-    apart = [{metric: abs(one[metric] - other[metric]) for metric in one} for one, other in pairs]
-    return mean(apart) | mean([to_gold(one, other) for one, other in pairs])
+def distance(one, other):
+    """How far two models' attacks lie apart in each, and what `to_gold` says of them."""
+    return {metric: abs(one[metric] - other[metric]) for metric in one} | to_gold(one, other)
 
 
 def mean(rows):
@@ -189,6 +243,7 @@ BOARD = {  # heading: (metric, digits)
     "TA": ("TA", 1),
     "MIA": ("MIA", 1),
     "average gap": ("average gap", 2),
+    JSD: (JSD, 3),
     "RMIA AUC": ("RMIA AUC", 3),
     "U-LiRA AUC": ("U-LiRA AUC", 3),
     "forgetting quality": ("forgetting quality", 3),
@@ -201,24 +256,34 @@ HEAT = ["UA", "RA", "TA", "MIA", "MIA, correctness", "MIA, entropy", "MIA, modif
 
 
 def of(table, scenario):
-    """One scenario's means and halves of their 95 % intervals over the replicates, by (method, metric)."""
+    """One scenario's means and halves of their 95 % intervals over the replicates, by (method, metric).
+
+    The method `floor` is the distance of two Golds, its interval that of `audit.pair_interval`.
+    """
     part = table[(table.scenario == scenario) & (table.metric != "diverged")]
-    values = part.groupby(["method", "metric"], sort=False).value
-    stats = values.agg(["mean", "std", "count"])
-    return stats.assign(half=audit.student(stats["count"]) * stats["std"] / np.sqrt(stats["count"]))
+    is_pair = part.method.str.contains(" v. ")
+    stats = part[~is_pair].groupby(["method", "metric"], sort=False).value.agg(["mean", "std", "count"])
+    stats = stats.assign(half=audit.student(stats["count"]) * stats["std"] / np.sqrt(stats["count"]))
+    floors = part[is_pair].groupby("metric", sort=False).value.apply(audit.pair_interval).unstack()
+    floors = floors.assign(half=floors.high - floors["mean"], method="floor").set_index("method", append=True)
+    return pd.concat([stats[["mean", "half"]], floors[["mean", "half"]].swaplevel().astype(float)])
+
+
+def methods_of(stats):
+    """The methods of what `of` returned that did not diverge, by average gap."""
+    return list(stats["mean"].xs("average gap", level="metric").drop(["Original", "floor"]).sort_values().index)
 
 
 def leaderboard(table, scenario):
-    """Mean ± half the 95 % interval: Original, Gold (its average gap is the floor), then methods by average gap."""
+    """Mean ± half the 95 % interval: Original, Gold (its distances are the floor), then methods by average gap."""
     stats = of(table, scenario)
-    gap = stats["mean"].xs("average gap", level="metric")
-    methods = gap.drop(["Original", "floor"]).sort_values().index
     rows = {}
-    for method in ("Original", "Gold", *methods):
+    for method in ("Original", "Gold", *methods_of(stats)):
+        sources = (method, "floor") if method == "Gold" else (method,)
         rows[method] = {
-            heading: text(*stats.loc[key, ["mean", "half"]], digits)
+            heading: text(*stats.loc[there[0], ["mean", "half"]], digits)
             for heading, (metric, digits) in BOARD.items()
-            if (key := ("floor" if (method, heading) == ("Gold", "average gap") else method, metric)) in stats.index
+            if (there := [(source, metric) for source in sources if (source, metric) in stats.index])
         }
     rows |= {method: {"UA": "diverged"} for method in diverged(table, scenario)}
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(BOARD)).fillna("")
@@ -231,10 +296,10 @@ def diverged(table, scenario):
 
 def heat(table, scenario):
     """What `plots.battery` takes: the means of the attacks on one model, and the floor of each."""
-    means = of(table, scenario)["mean"].unstack("metric")[HEAT]
-    methods = [method for method in dict.fromkeys(table.method) if method in means.index]
-    models = ["Original", "Gold", *(method for method in methods if method not in ("Original", "Gold", "floor"))]
-    return means.loc[models], means.loc["floor"]
+    stats = of(table, scenario)
+    means = stats["mean"].unstack("metric")[HEAT]
+    methods = [method for method in dict.fromkeys(table.method) if method in methods_of(stats)]
+    return means.loc[["Original", "Gold", *methods]], means.loc["floor"]
 
 
 def points(table):
@@ -250,29 +315,58 @@ def points(table):
     return pd.concat(parts, ignore_index=True)
 
 
+def floors(table):
+    """The floor of the average gap with its 95 % interval, for each scenario, as `audit.pair_interval` gives it."""
+    pairs = table[table.method.str.contains(" v. ") & (table.metric == "average gap")]
+    return {scenario: audit.pair_interval(part.value) for scenario, part in pairs.groupby("scenario")}
+
+
 def replicates(table, scenario, metric):
     """A row a shadow, a column a method: what `audit.paired_tests` takes."""
     part = table[(table.scenario == scenario) & (table.metric == metric) & (table.shadow != ENSEMBLE)]
-    return part.pivot_table(index="shadow", columns="method", values="value", sort=False).drop(columns="floor")
+    return part.pivot_table(index="shadow", columns="method", values="value", sort=False)
 
 
-def verdict(table):
-    """Computed sentences: who comes nearest to Gold, whether within the floor, at what cost, and what U-LiRA says."""
+def paired(table, scenario, metric="average gap"):
+    """`audit.paired_tests` over the shadows of each method against the one with the smallest mean."""
+    values = replicates(table, scenario, metric)[methods_of(of(table, scenario))]
+    return audit.paired_tests(values, reference=values.mean().idxmin())
+
+
+def conclusions(table, dear=10.0):
+    """Markdown, computed: who comes nearest to Gold, whether within the floor, at what cost, and what U-LiRA says.
+
+    Who costs more than `dear` percent of retraining is named apart.
+    """
     lines = []
     for scenario in dict.fromkeys(table.scenario):
         stats = of(table, scenario)
         mean, half = stats["mean"], stats["half"]
-        gaps = mean.xs("average gap", level="metric").drop(["Original", "floor"])
-        best, floor = gaps.idxmin(), mean["floor", "average gap"]
-        high = floor + half["floor", "average gap"]
-        where = "within" if gaps[best] <= high else "above"
-        line = (
-            f"- {scenario}: the smallest average gap has **{best}**, {text(gaps[best], half[best, 'average gap'], 2)} "
-            f"points at {mean[best, 'images, % of retraining']:.1f} % of retraining, {where} the floor of "
-            f"{text(floor, half['floor', 'average gap'], 2)} (Original {mean['Original', 'average gap']:.2f})."
-        )
-        if (best, "U-LiRA AUC") in mean:
-            line += f" U-LiRA tells what it left from never seen with an AUC of {mean[best, 'U-LiRA AUC']:.3f}"
-            line += f" (Golds {mean['Gold', 'U-LiRA AUC']:.3f})." if ("Gold", "U-LiRA AUC") in mean else "."
-        lines.append(line)
-    display(Markdown("\n".join(lines)))
+        for metric, digits in (("average gap", 2), (JSD, 3)):
+            found = mean.xs(metric, level="metric")[methods_of(stats)]
+            best, floor = found.idxmin(), mean["floor", metric]
+            high = floor + np.nan_to_num(half["floor", metric])
+            tests = paired(table, scenario, metric)
+            equal = [f"**{name}**" for name in tests["first"][tests["p (Holm)"] >= 0.05]]
+            cost = mean[best, "images, % of retraining"]
+            lines.append(
+                f"- {scenario}, {metric}: the smallest has **{best}**, {text(found[best], half[best, metric], digits)} "
+                f"at {cost:.1f} % of retraining, {'within' if found[best] <= high else 'above'} the floor of "
+                f"{text(floor, half['floor', metric], digits)} (Original {mean['Original', metric]:.{digits}f}"
+                + (f", a uniform prediction {mean['uniform', metric]:.{digits}f}" if metric == JSD else "")
+                + "). Not told from it by paired tests: " + (", ".join(equal) or "none") + "."
+            )  # fmt: skip
+            affordable = found[mean.xs("images, % of retraining", level="metric")[found.index] <= dear]
+            if cost > dear and len(affordable):
+                cheap = affordable.idxmin()
+                lines[-1] += (
+                    f" At no more than {dear:g} %: **{cheap}**, {text(found[cheap], half[cheap, metric], digits)}."
+                )
+        if ("Gold", "U-LiRA AUC") in mean:
+            told = mean.xs("U-LiRA AUC", level="metric")
+            best = told[methods_of(stats)].sub(0.5).abs().idxmin()
+            lines.append(
+                f"- {scenario}, U-LiRA: nearest to chance is **{best}** with an AUC of {told[best]:.3f} "
+                f"(Original {told['Original']:.3f}, Golds {told['Gold']:.3f})."
+            )
+    return "\n".join(lines)

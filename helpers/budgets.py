@@ -5,8 +5,9 @@ them lie apart: the floor of every gap); `audit`, how many doubles of Original i
 methods it attacks; `model`, `batches` and `training`, the network, its input and how Original and Gold are trained;
 `unlearning`, what all methods share; `evaluation`, on how many retained training images accuracy is measured at the
 end, and on how many images of each set it is tracked after each epoch; `tuning`, how many settings of a method are
-tried, with how many epochs at most; `methods`, what runs and with which settings over the method's own defaults, which
-are the documents'; `literature`, the same for the methods published since.
+tried, with how many epochs at most (a method that has more below, with as many); `methods`, what runs and with which
+settings over the method's own defaults, which are the documents'; `literature`, the same for the methods published
+since; `images`, where only so many are used.
 """
 
 CIFAR10 = {
@@ -34,7 +35,7 @@ QUICK = {  # 1,797 digits in minutes on two cores
         },
         "unlearning": {"batch_size": 64},
         "evaluation": {"final": 500, "tracked": 150},
-        "tuning": {"trials": 10, "epochs": 4},
+        "tuning": {"trials": 10, "epochs": 2},
         "methods": {
             "M1 Retain FT": {"epochs": 3, "lr": 0.01},
             "M2 Selective FT": {"epochs": 4, "lr": 0.01},
@@ -83,7 +84,7 @@ QUICK = {  # 1,797 digits in minutes on two cores
         "model": {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 16},
         "batches": {"image_size": 32},
         "training": {
-            "epochs": 10,
+            "epochs": 8,
             "plain_epochs": 4,
             "batch_size": 64,
             "lr": 1e-3,
@@ -93,7 +94,7 @@ QUICK = {  # 1,797 digits in minutes on two cores
         },
         "unlearning": {"batch_size": 64},
         "evaluation": {"final": 500, "tracked": 150},
-        "tuning": {"trials": 10, "epochs": 4},
+        "tuning": {"trials": 10, "epochs": 2},
         "methods": {
             "Fine-tuning": {"epochs": 3, "lr": 0.01},
             "Gradient ascent": {"epochs": 3, "lr": 1e-3},
@@ -155,7 +156,7 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
         },
         "unlearning": {"batch_size": 128, "retain_limit": 10000},
         "evaluation": {"final": 5000, "tracked": 1000},
-        "tuning": {"trials": 10, "epochs": 4},
+        "tuning": {"trials": 10, "epochs": 2},
         "methods": {
             "M1 Retain FT": {"epochs": 6, "lr": 0.01},
             "M2 Selective FT": {"epochs": 4, "lr": 0.01},
@@ -192,7 +193,7 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
         },
         "unlearning": {"batch_size": 64, "retain_limit": 5000},
         "evaluation": {"final": 2000, "tracked": 400},
-        "tuning": {"trials": 10, "epochs": 4},
+        "tuning": {"trials": 10, "epochs": 2},
         "methods": {
             "Fine-tuning": {"epochs": 3, "lr": 0.01},
             "Gradient ascent": {"epochs": 3, "lr": 1e-4},
@@ -209,6 +210,68 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
             "H4 Thawing": {"epochs": 2, "every": 2, "final": 1, "lr": 0.002},
         },
         "literature": QUICK["class"]["literature"],
+    },
+}
+
+AUDIT = {  # a subset of CIFAR-10 that is small enough for many models: notebook 12 with an ensemble on each side
+    "random": {
+        **SHORT["random"],
+        "images": 5000,
+        "golds": 5,
+        "audit": {
+            "shadows": 16,
+            "methods": [
+                "M1 Retain FT",
+                "H2 Square + FT",
+                "NegGrad+",
+                "Random labels",
+                "SalUn",
+                "SCRUB",
+                "ReGUn",
+                "Margin matching",
+                "MM, any rank",
+                "MM, no retained",
+            ],
+        },
+        "training": {**SHORT["random"]["training"], "epochs": 24, "plain_epochs": 10, "batch_size": 64},
+        "unlearning": {"batch_size": 64},
+        "evaluation": {"final": 2000, "tracked": 500},
+        "methods": {
+            **SHORT["random"]["methods"],
+            "M1 Retain FT": {"epochs": 2, "lr": 0.01},
+            "H2 Square + FT": {"epochs": 4, "final": 1, "lr": 0.01},
+        },
+        "literature": {
+            **SHORT["random"]["literature"],
+            "MM, any rank": SHORT["random"]["literature"]["Margin matching"],
+            "MM, no retained": SHORT["random"]["literature"]["Margin matching"],
+        },
+    },
+    "class": {
+        **SHORT["class"],
+        "images": 5000,
+        "golds": 5,
+        "audit": {
+            "shadows": 16,
+            "methods": [
+                "Fine-tuning",
+                "M2 Selective FT",
+                "Gradient ascent",
+                "2-Stage",
+                "SalUn",
+                "SCRUB",
+                "DELETE",
+                "Margin matching",
+            ],
+        },
+        "training": {**SHORT["class"]["training"], "epochs": 24, "plain_epochs": 10, "batch_size": 64},
+        "unlearning": {"batch_size": 64},
+        "evaluation": {"final": 2000, "tracked": 500},
+        "methods": {
+            **SHORT["class"]["methods"],
+            "Fine-tuning": {"epochs": 2, "lr": 0.01},
+            "M2 Selective FT": {"epochs": 2, "lr": 0.01},
+        },
     },
 }
 
@@ -299,4 +362,4 @@ def _smoke(table):
 
 SMOKE = {scenario: _smoke(table) for scenario, table in QUICK.items()}
 
-BUDGETS = {"quick": QUICK, "short": SHORT, "published": PUBLISHED, "smoke": SMOKE}
+BUDGETS = {"quick": QUICK, "short": SHORT, "audit": AUDIT, "published": PUBLISHED, "smoke": SMOKE}

@@ -139,8 +139,12 @@ class Experiment:
         name = f"Gold {number + 1}" if number else "Gold"
         return self._trained(name, self.split.retain, self.seed + 1000 * number)
 
-    def unlearned(self, name, method=None, **settings):
-        """The model that a method leaves: one of the budget's by name, or your own function under a name of yours."""
+    def unlearned(self, name, method=None, *, seed=None, **settings):
+        """The model that a method leaves: one of the budget's by name, or your own function under a name of yours.
+
+        Args:
+            seed: of the unlearning alone, its shuffling and draws, where it is not to be the experiment's.
+        """
         function, defaults = find_method(method or name)
         settings = {**defaults, **(self.settings(name) if method is None else {}), **settings}
         start = self._start(name)
@@ -155,6 +159,8 @@ class Experiment:
         }
         if method is not None:
             described["source"] = inspect.getsource(function)
+        if seed is not None:
+            described["unlearning seed"] = seed
 
         def make():
             try:
@@ -162,7 +168,7 @@ class Experiment:
                     function,
                     start.model,
                     self.split,
-                    seed=self.seed,
+                    seed=self.seed if seed is None else seed,
                     track=self.track,
                     progress=lambda line: self.say(f"{self.scenario}: {name}  {line}"),
                     **self.budget["unlearning"],

@@ -1,7 +1,8 @@
 """Settings chosen without a look at Gold: as many trials for each method, judged on held-out data alone.
 
-`tuned/<budget>.csv` has every trial, a row each; the settings with the best score are the chosen ones. Optuna's
-tree-structured Parzen estimator proposes them, after a first trial of the budget's own.
+`tuned/<budget>.csv` has every trial, a row each; the settings with the best score are the chosen ones. The first
+trial is the budget's own settings, random ones follow, the second half is proposed by Optuna's tree-structured Parzen
+estimator.
 """
 
 import inspect
@@ -83,7 +84,8 @@ def tune(experiment, name, trials):
     own = {**defaults, **experiment.settings(name)}
     start = {setting: parameter.default for setting, parameter in inspect.signature(function).parameters.items()} | own
     ranges = {rate: LR for rate in RATES if rate in start} | STRENGTHS.get(name, {})
-    lengths = {length: (1, experiment.budget["tuning"]["epochs"]) for length in LENGTHS if length in start}
+    longest = experiment.budget["tuning"]["epochs"]
+    lengths = {length: (1, max(longest, start[length])) for length in LENGTHS if length in start}
     original = held_out_accuracies(experiment.original.model, experiment.split)
 
     def attempt(trial):
@@ -101,7 +103,8 @@ def tune(experiment, name, trials):
         return score(held_out_accuracies(result.model, experiment.split), original, experiment.scenario)
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=experiment.seed))
+    sampler = optuna.samplers.TPESampler(seed=experiment.seed, n_startup_trials=trials // 2)
+    study = optuna.create_study(sampler=sampler)
     ends = {**ranges, **lengths}.items()
     study.enqueue_trial({n: min(max(start[n], low), high) for n, (low, high) in ends if n in start})
     study.optimize(attempt, n_trials=trials)

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.spatial.distance import jensenshannon
 from torch.nn.functional import one_hot
 
 from helpers import audit, battery, runs
-from helpers.battery import COLUMNS, ENSEMBLE, Battery, heat, leaderboard, points, replicates
+from helpers.battery import COLUMNS, ENSEMBLE, JSD, Battery, heat, leaderboard, points, replicates
 from helpers.budgets import BUDGETS
 from helpers.data import load_data
 from helpers.experiment import Experiment
@@ -60,9 +61,9 @@ def audit_of_made_up_models(scenario, folder, monkeypatch):
 
         margins = {"Perfect": 2, "Nothing": 6, "Too much": -4, "Away": 2}
 
-        def unlearned(name, **settings):
+        def unlearned(name, seed=0, **settings):
             assert settings == SETTINGS[name], "other settings than asked for"
-            seed = 1000 * (1 + list(margins).index(name)) + number
+            seed = 1000 * (1 + list(margins).index(name)) + number + 100 * seed
             return made_up(experiment, seed, left(margins[name]), "away" * (name == "Away" and number == 3))
 
         return SimpleNamespace(original=made_up(experiment, 100 + number, left(6)), unlearned=unlearned)
@@ -103,11 +104,16 @@ def test_gaps_are_means_over_the_golds(audited, table):
     golds = audited.golds(members)
     row = table[(table.shadow == 2) & (table.metric == "average gap")].set_index("method").value
     assert row["Nothing"] == pytest.approx(np.mean([audit.average_gap(own, gold) for gold in golds]))
-    pairs = [audit.average_gap(golds[i], golds[j]) for i in range(4) for j in range(i)]
-    assert row["floor"] == pytest.approx(np.mean(pairs))
-    ua = table[(table.shadow == 2) & (table.metric == "UA")].set_index("method").value
-    differences = [abs(golds[i]["UA"] - golds[j]["UA"]) for i in range(4) for j in range(i)]
-    assert ua["floor"] == pytest.approx(np.mean(differences))
+    every = [audited.golds(members) for members in audited.is_member]
+    for metric, apart in (("average gap", audit.average_gap), ("UA", lambda one, other: abs(one["UA"] - other["UA"]))):
+        row = table[(table.shadow == ENSEMBLE) & (table.metric == metric)].set_index("method").value
+        pairs = [f"Gold {i + 1} v. Gold {j + 1}" for i in range(4) for j in range(i + 1, 4)]
+        assert [name for name in row.index if " v. " in name] == pairs
+        assert row["Gold 2 v. Gold 4"] == pytest.approx(np.mean([apart(golds[1], golds[3]) for golds in every]))
+        floor = battery.of(table, table.scenario[0]).loc[("floor", metric)]
+        expected = audit.pair_interval(row[pairs])
+        assert floor["mean"] == pytest.approx(expected["mean"]) and floor.half > 0
+        assert floor["mean"] + floor.half == pytest.approx(expected["high"])
     cost = table[(table.method == "Perfect") & (table.metric == "images, % of retraining")].value
     assert len(cost) == SHADOWS and (cost == 10.0).all()
 
@@ -133,9 +139,55 @@ def test_what_the_pictures_take(table):
     assert decision.gap["Perfect"] == pytest.approx(gaps["Perfect"].mean())
     assert decision.low["Perfect"] < decision.gap["Perfect"] < decision.high["Perfect"]
     assert decision.gap["Gold 2"] == pytest.approx(battery.of(table, scenario)["mean"]["floor", "average gap"])
-    assert list(gaps.index) == list(range(SHADOWS)) and "floor" not in gaps
+    assert list(gaps.index) == list(range(SHADOWS)) and not any("Gold " in name for name in gaps)
+    assert battery.floors(table)[scenario]["mean"] == pytest.approx(decision.gap["Gold 2"])
     text = leaderboard(table, scenario)["average gap"]["Perfect"]
     assert text == f"{decision.gap['Perfect']:.2f} ± {decision.high['Perfect'] - decision.gap['Perfect']:.2f}"
+
+
+def test_predictions_are_compared_with_the_golds(audited, table):
+    """The Jensen-Shannon distance of one replicate by scipy, image by image; the uniform prediction's likewise."""
+    members, golds = audited.is_member[3], audited.experiment.golds
+    p, *q = (audited.targets(run)[members].double().softmax(1).numpy() for run in (audited.runs("Too much")[3], *golds))
+    found = table[(table.shadow == 3) & (table.metric == JSD)].set_index("method").value
+    assert found["Too much"] == pytest.approx(np.mean([jensenshannon(p, gold, axis=1).mean() for gold in q]))
+    flat = np.full_like(p, 0.1)
+    assert found["uniform"] == pytest.approx(np.mean([jensenshannon(flat, gold, axis=1).mean() for gold in q]))
+    stats = battery.of(table, table.scenario[0])["mean"]
+    assert stats["Perfect", JSD] < stats["Too much", JSD] and "uniform" not in heat(table, table.scenario[0])[0].index
+
+
+def test_luck_is_told_apart_by_its_source(audited, table):
+    """Three draws of each kind alone; every replicate of the table; other draws are other numbers."""
+    luck = audited.luck(table, "Perfect")
+    spread = luck["standard deviation, points"]
+    assert list(luck.draws) == [3, 3, SHADOWS] and (spread > 0).all() and spread.nunique() == 3
+    gaps = replicates(table, table.scenario[0], "average gap")["Perfect"]
+    assert spread["training and forget set"] == pytest.approx(gaps.std())
+    members, golds = audited.is_member[0], audited.experiment.golds
+    run = audited.runs("Perfect")[0]
+    own, *others = (audited.headline(model, members, 0) for model in (run, *golds))
+    assert np.mean([audit.average_gap(own, gold) for gold in others]) == pytest.approx(gaps[0])
+
+
+def test_conclusions_say_what_the_table_has(table):
+    """The best, its cost, whether it is within the floor; nobody is called best without who cannot be told from it."""
+    gap, jsd, lira = battery.conclusions(table).splitlines()
+    assert "average gap: the smallest has **Perfect**" in gap and "at 10.0 % of retraining" in gap
+    assert JSD in jsd and "a uniform prediction" in jsd and "Original" in lira
+    tests = battery.paired(table, table.scenario[0]).set_index("first")
+    named = gap.split("paired tests:")[1]
+    assert all((f"**{name}**" in named) == (p >= 0.05) for name, p in tests["p (Holm)"].items())
+
+
+def test_conclusions_name_the_best_that_is_not_dear(table):
+    """Where the nearest to Gold costs more than asked, the nearest of the others is named too."""
+    scenario = table.scenario[0]
+    dear = (table.method == "Perfect") & (table.metric == "images, % of retraining")
+    gap = battery.conclusions(table.assign(value=table.value.mask(dear, 50.0))).splitlines()[0]
+    gaps = battery.of(table, scenario)["mean"].xs("average gap", level="metric")
+    assert "**Perfect**" in gap and "at 50.0 % of retraining" in gap
+    assert f"At no more than 10 %: **{gaps[['Nothing', 'Too much']].idxmin()}**" in gap
 
 
 def test_targets_come_in_the_order_of_their_index(audited):
@@ -158,7 +210,18 @@ def test_too_few_models_are_refused(audited):
 
 def test_without_three_models_a_side_there_is_no_ensemble(table, audited):
     """Two Golds cannot stand for an ensemble: no row claims it."""
-    two = np.zeros((2, 5))
-    assert battery.compare(two, two) == {}
-    assert set(table[table.shadow == ENSEMBLE].method) == {"Gold", "Original", *SETTINGS}
+    four = np.random.default_rng(0).normal(size=(4, 5))
+    two = four[:2]
+    assert battery.compare(two, four, 4) == {} and battery.compare(four, four, 4)["models a side"] == 4
+    assert {name for name in table[table.shadow == ENSEMBLE].method if " v. " not in name} == {
+        "Gold",
+        "Original",
+        *SETTINGS,
+    }
+    assert audited.models_a_side == 4
+    few = copy(audited)
+    few.experiment, few.shadows = SimpleNamespace(golds=[1, 2, 3]), range(16)
+    assert few.models_a_side == 3, "as many for a method as there are Golds to compare with"
+    few.experiment = SimpleNamespace(golds=[1, 2])
+    assert few.models_a_side == 8
     assert isinstance(audited.sizes(), dict) and pd.Series(audited.sizes())["Golds"] == 4

@@ -13,7 +13,7 @@ from helpers import notebook, published, runs
 from helpers.budgets import BUDGETS
 from helpers.data import load_data
 from helpers.experiment import Experiment, head
-from helpers.literature import LITERATURE
+from helpers.literature import ABLATIONS, LITERATURE
 from helpers.methods import DOCUMENTS
 from helpers.models import build_model
 
@@ -198,13 +198,23 @@ def test_head_cuts_and_renames(digits=None):
     assert len(cut.train_y) == len(cut.test_y) == 50 and cut.identity != data.identity
 
 
+def test_unlearning_has_a_seed_of_its_own(store):
+    """Another seed, another model, from the same Original; without one it is the experiment's."""
+    e = experiment()
+    left = [e.unlearned("Gradient ascent", seed=seed) for seed in (None, 0, 1)]
+    weights = [torch.cat([p.flatten() for p in run.model.parameters()]) for run in left]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert all(run.settings["start"] == e.original.settings for run in left)
+    assert [run.settings.get("unlearning seed") for run in left] == [None, 0, 1]
+
+
 def test_every_budget_names_known_methods_and_scenarios():
     """Each table has both scenarios, at least two Golds, and all thirteen methods of the documents between them."""
     for table in BUDGETS.values():
         assert set(table) == {"random", "class"}
         assert all(part["golds"] >= 2 and set(part["methods"]) <= set(DOCUMENTS) for part in table.values())
         assert set(DOCUMENTS) == set(table["random"]["methods"]) | set(table["class"]["methods"])
-        assert all(set(part.get("literature", {})) <= set(LITERATURE) for part in table.values())
+        assert all(set(part.get("literature", {})) <= {*LITERATURE, *ABLATIONS} for part in table.values())
     assert set(LITERATURE) == set(BUDGETS["quick"]["random"]["literature"]) | set(
         BUDGETS["quick"]["class"]["literature"]
     )
@@ -216,7 +226,7 @@ def test_every_budget_names_known_methods_and_scenarios():
     ("name", "value", "message"),
     [
         ("budget", "quik", "did you mean 'quick'"),
-        ("budget", 3, "one of quick, short, published"),
+        ("budget", 3, "one of quick, short, audit, published"),
         ("start", "chained", "did you mean 'chain'"),
         ("scenarios", ["clas"], "did you mean 'class'"),
         ("scenarios", [], "a list of random and class"),

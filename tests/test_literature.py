@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from helpers import literature, methods, metrics, unlearning
 from helpers.data import make_split
-from helpers.literature import IDEAS, LITERATURE, METHODS, kl
+from helpers.literature import ABLATIONS, IDEAS, LITERATURE, METHODS, kl
 from helpers.methods import DOCUMENTS
 from helpers.metrics import predict
 from helpers.models import build_model
@@ -131,7 +131,7 @@ AUTHORS = {
     "SCRUB+R": {"gamma": 1.0, "alpha": 0.5, "msteps": 3, "epochs": 5},
     "ReGUn": {"l_f": 0.5, "l_r": 0.5, "epochs": 10, "lr": 0.01},
     "DELETE": {"epochs": 20, "lr": 1e-4, "weight_decay": 0.0},
-    "Margin matching": {**SGD, "share": 1.0, "epochs": 5},
+    "Margin matching": {**SGD, "ranked": True, "share": 1.0, "epochs": 5},
     "NoT": {**SGD, "epochs": 50, "lr": 0.05, "lr_end": 1e-4},
     "NoT+CL": {**SGD, "lam": 1.0, "tau": 0.1, "negate": True, "epochs": 50, "lr": 0.05, "lr_end": 1e-4},
     "CT": {"epochs": 3, "lr": 1e-3, "weight_decay": 5e-4},
@@ -150,8 +150,8 @@ def test_defaults_are_the_authors(name):
 
 
 def test_all_methods_are_known_by_name_and_have_an_idea():
-    assert {**DOCUMENTS, **LITERATURE} == METHODS and set(IDEAS) == set(METHODS)
-    assert len(METHODS) == len(DOCUMENTS) + len(LITERATURE)
+    assert {**DOCUMENTS, **LITERATURE, **ABLATIONS} == METHODS and set(IDEAS) == set(METHODS)
+    assert len(METHODS) == len(DOCUMENTS) + len(LITERATURE) + len(ABLATIONS)
     assert set(IDEAS.values()) == {"relearn", "push away", "relabel", "distil", "edit weights"}
 
 
@@ -536,6 +536,27 @@ def test_margin_matching_gives_forgotten_images_the_margins_of_unseen_ones(train
         assert (old[mine].argsort() == new[mine].argsort()).all()
     rest = torch.ones_like(before).scatter(1, forget.y[:, None], 0).bool()
     assert torch.equal(before[rest], after[rest])
+
+
+def test_margin_matching_without_ranks_gives_each_class_the_same_margins_to_other_images(trained, random_split):
+    forget = replace(random_split.forget, shuffle=False)
+    torch.manual_seed(0)
+    ranked, drawn = (
+        numpy_margin(literature.unseen_logits(trained, random_split, order), forget.y) for order in (True, False)
+    )
+    for c in range(4):
+        mine = (forget.y == c).numpy()
+        assert np.sort(drawn[mine]) == pytest.approx(np.sort(ranked[mine]), abs=1e-4)
+    assert not np.allclose(drawn, ranked)
+
+
+def test_margin_matching_without_retained_images_sees_the_forgotten_ones_alone(trained, random_split):
+    whole, alone = (
+        unlearn(name, trained, random_split, batch_size=8, epochs=2) for name in ("Margin matching", "MM, no retained")
+    )
+    forgotten = len(random_split.forget.index)
+    targets = whole.cost["images"] - 2 * (forgotten + random_split.retain.images_per_pass)
+    assert alone.cost["images"] - targets == 2 * forgotten
 
 
 def test_margin_matching_knows_nothing_of_a_forgotten_class(trained, class_split):

@@ -75,3 +75,27 @@ def test_a_diverged_trial_has_no_score_and_is_never_chosen(experiment, monkeypat
     pd.concat([table, away]).to_csv(tmp_path / "smoke.csv", index=False)
     assert chosen("smoke", "random") == {"Gradient ascent": json.loads(table.settings[1])}
     assert chosen("smoke", "class") == {} and chosen("short", "random") == {}
+
+
+def test_a_method_is_tuned_once_and_no_row_is_lost(experiment, monkeypatch, tmp_path):
+    """The table gets each method's trials beside the others'; again only where another number is asked for."""
+    monkeypatch.syspath_prepend(runs.ROOT / "workflow")
+    import tune as command
+
+    calls = []
+
+    def tried(experiment, name, trials):
+        calls.append((name, trials))
+        rows = [("toy", experiment.scenario, name, number, 1.5, 0.1, "{}") for number in range(trials)]
+        return pd.DataFrame(rows, columns=COLUMNS)
+
+    for module in (command, tuning):
+        monkeypatch.setattr(module, "TABLES", tmp_path)
+    monkeypatch.setattr(command, "tune", tried)
+    for name in ("SalUn", "SCRUB", "SalUn"):
+        command.tune_once(experiment, name)
+    assert calls == [("SalUn", 2), ("SCRUB", 2)]
+    experiment.budget["tuning"] = {"trials": 3, "epochs": 2}
+    command.tune_once(experiment, "SalUn")
+    table = tuning.trials_of("smoke")
+    assert table.method.value_counts().to_dict() == {"SalUn": 3, "SCRUB": 2} and calls[2:] == [("SalUn", 3)]

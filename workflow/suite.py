@@ -23,7 +23,7 @@ from wording import duration, model_title, title, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = {path.name[:2]: f"notebooks/{path.name}" for path in sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))}
-BUDGETS = ["quick", "short", "published", "smoke"]
+BUDGETS = ["quick", "short", "audit", "published", "smoke"]
 SCENARIOS = ["random", "class"]
 STARTS = ["fresh", "chain"]
 WORDS = (
@@ -66,7 +66,7 @@ def parse():
     parser = Parser(prog="run_all.sh", description=__doc__, epilog=WORDS, allow_abbrev=False)
     add = parser.add_argument
     add("--data", default="digits", metavar="DATA", help="digits (default), cifar10 or a folder of images")
-    add("--budget", type=one_of(*BUDGETS), default="quick", metavar="B", help="quick, short, published or smoke")
+    add("--budget", type=one_of(*BUDGETS), default="quick", metavar="B", help="quick, short, audit, published or smoke")
     add("--scenario", type=one_of(*SCENARIOS), default=SCENARIOS, nargs="+", metavar="S", help="random, class or both")
     add("--seeds", type=whole_number, default=[0], nargs="+", metavar="SEED", help="whole numbers (default: 0)")
     add("--forget-class", metavar="CLASS", help="name or index of the class to forget (default: the first)")
@@ -389,10 +389,11 @@ def is_running(progress):
 
 
 def made_from(number, parameters, identity):
-    """Changes with a notebook's code, the helpers, the settings or the data; outputs or prose do not matter."""
+    """Changes with a notebook's code, the helpers, the settings, chosen ones too, or the data; not with its prose."""
     cells = json.loads((ROOT / NOTEBOOKS[number]).read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    helpers = {path.name: path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("helpers/*.py"))}
+    files = [*ROOT.glob("helpers/*.py"), *ROOT.glob(f"helpers/tuned/{parameters['budget']}.csv")]
+    helpers = {path.name: path.read_text(encoding="utf-8") for path in sorted(files)}
     return digest([code, helpers, parameters, identity])
 
 

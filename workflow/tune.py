@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 from helpers.budgets import BUDGETS  # noqa: E402
 from helpers.data import load_data  # noqa: E402
 from helpers.experiment import SCENARIOS, Experiment  # noqa: E402
+from helpers.runs import alone  # noqa: E402
 from helpers.tuning import TABLES, trials_of, tune  # noqa: E402
 
 
@@ -22,7 +23,7 @@ def main():
     parser.add_argument("--data", default="digits", help="digits, cifar10 or a folder of images")
     parser.add_argument("--budget", default="quick", choices=BUDGETS)
     parser.add_argument("--scenario", default=SCENARIOS, choices=SCENARIOS, nargs="+")
-    parser.add_argument("--methods", nargs="+", help="only these (default: all of the budget)")
+    parser.add_argument("--methods", nargs="+", help="only these (default: those of notebooks 11 and 12)")
     options = parser.parse_args()
     data = load_data(options.data)
     for scenario in options.scenario:
@@ -30,15 +31,14 @@ def main():
         names = [*experiment.methods, *experiment.literature]
         if wrong := [name for name in options.methods or [] if name not in names]:
             parser.error(f"method {unknown(wrong[0], names)}")
-        for name in options.methods or names:
+        for name in options.methods or dict.fromkeys([*experiment.literature, *experiment.budget["audit"]["methods"]]):
             tune_once(experiment, name)
 
 
 def tune_once(experiment, name):
     """Tune a method, unless its trials are in the table already, and add them to it."""
-    table, trials = trials_of(experiment.budget_name), experiment.budget["tuning"]["trials"]
-    mine = (table.scenario == experiment.scenario) & (table.method == name)
-    if mine.sum() == trials:
+    trials = experiment.budget["tuning"]["trials"]
+    if len(others(experiment, name)) + trials == len(trials_of(experiment.budget_name)):
         return
     made = tune(experiment, name, trials)
     best = made.score.min()
@@ -47,9 +47,16 @@ def tune_once(experiment, name):
         f"{best:.2f} with the best of {trials} trials, in {duration(made.seconds.sum())}",
         flush=True,
     )
-    TABLES.mkdir(exist_ok=True)
-    text = pd.concat([table[~mine], made]).to_csv(index=False, float_format="%.4g")
-    replace_text(TABLES / f"{experiment.budget_name}.csv", text)
+    file = TABLES / f"{experiment.budget_name}.csv"
+    with alone(file):
+        text = pd.concat([others(experiment, name), made]).to_csv(index=False, float_format="%.4g")
+        replace_text(file, text)
+
+
+def others(experiment, name):
+    """The trials of the other methods and of the other scenario."""
+    table = trials_of(experiment.budget_name)
+    return table[(table.scenario != experiment.scenario) | (table.method != name)]
 
 
 if __name__ == "__main__":
