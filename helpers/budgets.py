@@ -213,7 +213,7 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
     },
 }
 
-AUDIT = {  # a subset of CIFAR-10 that is small enough for many models: notebook 12 with an ensemble on each side
+AUDIT = {  # a subset of CIFAR-10, small enough for many models; what methods may spend is about a tenth of retraining
     "random": {
         **SHORT["random"],
         "images": 5000,
@@ -234,17 +234,18 @@ AUDIT = {  # a subset of CIFAR-10 that is small enough for many models: notebook
             ],
         },
         "training": {**SHORT["random"]["training"], "epochs": 24, "plain_epochs": 10, "batch_size": 64},
-        "unlearning": {"batch_size": 64},
+        "unlearning": {"batch_size": 64, "retain_limit": 1000},
         "evaluation": {"final": 2000, "tracked": 500},
-        "methods": {
-            **SHORT["random"]["methods"],
-            "M1 Retain FT": {"epochs": 2, "lr": 0.01},
-            "H2 Square + FT": {"epochs": 4, "final": 1, "lr": 0.01},
-        },
+        "tuning": {"trials": 10, "epochs": 6},
+        "methods": {**SHORT["random"]["methods"], "H2 Square + FT": {"epochs": 5, "final": 2, "lr": 0.01}},
         "literature": {
-            **SHORT["random"]["literature"],
-            "MM, any rank": SHORT["random"]["literature"]["Margin matching"],
-            "MM, no retained": SHORT["random"]["literature"]["Margin matching"],
+            **{
+                name: settings | {"epochs": 5} if "epochs" in settings else settings
+                for name, settings in SHORT["random"]["literature"].items()
+            },
+            "SFR-on": {"steps": 80, "alpha": 1.0},
+            "MM, any rank": {"epochs": 5},
+            "MM, no retained": {"epochs": 5},
         },
     },
     "class": {
@@ -264,13 +265,18 @@ AUDIT = {  # a subset of CIFAR-10 that is small enough for many models: notebook
                 "Margin matching",
             ],
         },
+        "model": QUICK["class"]["model"],
         "training": {**SHORT["class"]["training"], "epochs": 24, "plain_epochs": 10, "batch_size": 64},
-        "unlearning": {"batch_size": 64},
+        "unlearning": {"batch_size": 64, "retain_limit": 1000},
         "evaluation": {"final": 2000, "tracked": 500},
-        "methods": {
-            **SHORT["class"]["methods"],
-            "Fine-tuning": {"epochs": 2, "lr": 0.01},
-            "M2 Selective FT": {"epochs": 2, "lr": 0.01},
+        "tuning": {"trials": 10, "epochs": 6},
+        "methods": {**SHORT["class"]["methods"], "Fine-tuning": {"epochs": 5, "lr": 0.01}},
+        "literature": {
+            **{
+                name: settings | {"epochs": 5} if "epochs" in settings else settings
+                for name, settings in SHORT["class"]["literature"].items()
+            },
+            "SFR-on": {"steps": 80, "alpha": 1.0},
         },
     },
 }

@@ -131,7 +131,7 @@ AUTHORS = {
     "SCRUB+R": {"gamma": 1.0, "alpha": 0.5, "msteps": 3, "epochs": 5},
     "ReGUn": {"l_f": 0.5, "l_r": 0.5, "epochs": 10, "lr": 0.01},
     "DELETE": {"epochs": 20, "lr": 1e-4, "weight_decay": 0.0},
-    "Margin matching": {**SGD, "ranked": True, "share": 1.0, "epochs": 5},
+    "Margin matching": {**SGD, "ranked": True, "share": 1.0, "epochs": 5, "lr": 0.02},
     "NoT": {**SGD, "epochs": 50, "lr": 0.05, "lr_end": 1e-4},
     "NoT+CL": {**SGD, "lam": 1.0, "tau": 0.1, "negate": True, "epochs": 50, "lr": 0.05, "lr_end": 1e-4},
     "CT": {"epochs": 3, "lr": 1e-3, "weight_decay": 5e-4},
