@@ -67,29 +67,40 @@ SIGNALS = {
 }
 
 
-def mia_efficacy(retain, test, forget, *, at_most=1000, seed=0):
-    """Percent of the forget set that an attack takes for unseen, by what the attack looks at (Fan et al., 2024: SalUn).
+def mia_efficacy(retain, test, forget, **settings):
+    """Percent of the forget set that each attack of `taken_for_unseen` takes for unseen (Fan et al., 2024: SalUn).
 
-    A support vector machine (C = 3, gamma = 1 / features, rbf) learns to tell retained images (members) from as many
-    test images (non-members). Five signals: correctness, confidence, entropy, modified entropy, probabilities; SalUn's
-    tables print the confidence's. Its code has the modified entropy wrong; here it is as published.
-    Pitfall: weak; more than Gold's is not better; and where there is nothing to tell, it moves by tens of points from
-    one draw or seed to the next, so never quote it from one.
+    SalUn's tables print the confidence's. Pitfall: weak; more than Gold's is not better; and where there is nothing to
+    tell, it moves by tens of points from one draw or seed to the next, so never quote it from one.
 
     Args:
         retain, test, forget: sets `(logits, y)`.
+        settings: of `taken_for_unseen`.
+    """
+    return {name: 100 * unseen.mean() for name, unseen in taken_for_unseen(retain, test, forget, **settings).items()}
+
+
+def taken_for_unseen(retain, test, images, *, at_most=1000, seed=0):
+    """Which images an attack takes for unseen, by what the attack looks at: {signal: bool `(n,)`}.
+
+    A support vector machine (C = 3, gamma = 1 / features, rbf) learns to tell retained images (members) from as many
+    test images (non-members). Five signals: correctness, confidence, entropy, modified entropy, probabilities. SalUn's
+    code has the modified entropy wrong; here it is as published.
+
+    Args:
+        retain, test, images: sets `(logits, y)`.
         at_most: members and non-members used to fit, drawn at random, since the fit's time grows with their square.
     """
     rng = np.random.default_rng(seed)
     size = min(at_most, len(retain[1]), len(test[1]))
     drawn = [torch.from_numpy(rng.permutation(len(y))[:size]) for _, y in (retain, test)]
     fitted = [(logits[chosen], y[chosen]) for (logits, y), chosen in zip((retain, test), drawn)]
-    efficacy = {}
+    taken = {}
     for name, signal in SIGNALS.items():
-        x = [np.asarray(signal(*part), float).reshape(len(part[1]), -1) for part in (*fitted, forget)]
+        x = [np.asarray(signal(*part), float).reshape(len(part[1]), -1) for part in (*fitted, images)]
         attack = SVC(C=3, gamma="auto", kernel="rbf").fit(np.concatenate(x[:2]), np.repeat([1, 0], size))
-        efficacy[name] = 100 * (1 - attack.predict(x[2]).mean())
-    return efficacy
+        taken[name] = attack.predict(x[2]) == 0
+    return taken
 
 
 def rmia(p, p_references, p_z, p_z_references, *, gamma=2.0, a=0.3):

@@ -4,6 +4,7 @@ In replicate k the attacked model is what a method left of shadow k. The targets
 which it never saw, are not: so every audit is judged on known truth. The Golds are attacked in each replicate too.
 """
 
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -94,12 +95,16 @@ class Battery:
 
     # --- one model ---
 
-    def attack(self, run, members, references):
-        """Every attack on a model that forgot the targets `members`; `references` never saw a target."""
+    def attack(self, run, members, references, unseen=None):
+        """Every attack on a model that forgot the targets `members`; `references` never saw a target.
+
+        `unseen` is what `taken_for_unseen` says of all targets, where it is known already.
+        """
         retain, test = self.seen_and_not(run)
         z = self.targets(run)
         forgotten, others = (z[members], self.y[members]), (z[~members], self.y[~members])
-        efficacy = audit.mia_efficacy(retain, test, forgotten)
+        unseen = unseen or audit.taken_for_unseen(retain, test, (z, self.y))
+        efficacy = {signal: 100 * taken[members].mean() for signal, taken in unseen.items()}
         scores = audit.rmia(
             audit.confidence(z, self.y),
             [audit.confidence(self.targets(model), self.y) for model in references],
@@ -124,7 +129,16 @@ class Battery:
     def golds(self, members):
         """Every attack on each Gold, with the other Golds as references."""
         golds = self.experiment.golds
-        return [self.attack(gold, members, [other for other in golds if other is not gold]) for gold in golds]
+        return [
+            self.attack(gold, members, [other for other in golds if other is not gold], unseen)
+            for gold, unseen in zip(golds, self.golds_unseen)
+        ]
+
+    @cached_property
+    def golds_unseen(self):
+        """What `taken_for_unseen` says of all targets for each Gold, the same whichever of them a shadow forgot."""
+        golds = self.experiment.golds
+        return [audit.taken_for_unseen(*self.seen_and_not(gold), (self.targets(gold), self.y)) for gold in golds]
 
     def pairs(self, found):
         """`Gold 1 v. Gold 2` and so on: how far two Golds lie apart, mean over the replicates' `found` attacks."""

@@ -100,8 +100,10 @@ def test_verdicts_on_known_forgetting(table):
 def test_gaps_are_means_over_the_golds(audited, table):
     """By hand for one replicate, from the attacks on it and on each Gold; the floor over all pairs of Golds."""
     members = audited.is_member[2]
-    own = audited.attack(audited.runs("Nothing")[2], members, audited.experiment.golds)
-    golds = audited.golds(members)
+    run, golds = audited.runs("Nothing")[2], audited.golds(members)
+    own = audited.attack(run, members, audited.experiment.golds)
+    forgotten = (audited.targets(run)[members], audited.y[members])
+    assert own["MIA"] == audit.mia_efficacy(*audited.seen_and_not(run), forgotten)["confidence"]
     row = table[(table.shadow == 2) & (table.metric == "average gap")].set_index("method").value
     assert row["Nothing"] == pytest.approx(np.mean([audit.average_gap(own, gold) for gold in golds]))
     every = [audited.golds(members) for members in audited.is_member]
