@@ -236,7 +236,7 @@ AUDIT = {  # a subset of CIFAR-10, small enough for many models; what methods ma
         "training": {**SHORT["random"]["training"], "epochs": 24, "plain_epochs": 10, "batch_size": 64},
         "unlearning": {"batch_size": 64, "retain_limit": 1000},
         "evaluation": {"final": 2000, "tracked": 500},
-        "tuning": {"trials": 10, "epochs": 6},
+        "tuning": {"trials": 16, "epochs": 6},
         "methods": {**SHORT["random"]["methods"], "H2 Square + FT": {"epochs": 5, "final": 2, "lr": 0.01}},
         "literature": {
             **{
@@ -269,7 +269,7 @@ AUDIT = {  # a subset of CIFAR-10, small enough for many models; what methods ma
         "training": {**SHORT["class"]["training"], "epochs": 24, "plain_epochs": 10, "batch_size": 64},
         "unlearning": {"batch_size": 64, "retain_limit": 1000},
         "evaluation": {"final": 2000, "tracked": 500},
-        "tuning": {"trials": 10, "epochs": 6},
+        "tuning": {"trials": 16, "epochs": 6},
         "methods": {**SHORT["class"]["methods"], "Fine-tuning": {"epochs": 5, "lr": 0.01}},
         "literature": {
             **{

@@ -19,8 +19,9 @@ from .unlearning import find_method, unlearn
 TABLES = runs.ROOT / "helpers" / "tuned"
 COLUMNS = ["data", "scenario", "method", "trial", "score", "seconds", "settings"]
 
-# Lowest and highest value tried of the learning rate and of a method's strength, drawn on a logarithmic scale.
-LR = (1e-5, 0.1)
+# What is tried, on a logarithmic scale: learning rates from a third of the budget's own to thirty times it (authors chose
+# theirs for many more steps), a method's strength from the first to the second value.
+LR = (1 / 3, 30)
 STRENGTHS = {
     "M3 Reversal": {"s": (0.01, 3.0)},
     "M4 Per epoch": {"s": (0.01, 3.0)},
@@ -83,7 +84,8 @@ def tune(experiment, name, trials):
     function, defaults = find_method(name)
     own = {**defaults, **experiment.settings(name)}
     start = {setting: parameter.default for setting, parameter in inspect.signature(function).parameters.items()} | own
-    ranges = {rate: LR for rate in RATES if rate in start} | STRENGTHS.get(name, {})
+    rates = {rate: tuple(factor * start[rate] for factor in LR) for rate in RATES if rate in start}
+    ranges = rates | STRENGTHS.get(name, {})
     longest = experiment.budget["tuning"]["epochs"]
     lengths = {length: (1, max(longest, start[length])) for length in LENGTHS if length in start}
     original = held_out_accuracies(experiment.original.model, experiment.split)
