@@ -19,7 +19,7 @@ from .unlearning import find_method, unlearn
 TABLES = runs.ROOT / "helpers" / "tuned"
 COLUMNS = ["data", "scenario", "method", "trial", "score", "seconds", "settings"]
 
-# What is tried, on a logarithmic scale: learning rates from a third of the budget's own to thirty times it (authors chose
+# Tried, on a logarithmic scale: learning rates from a third of the budget's own to thirty times it (authors chose
 # theirs for many more steps), a method's strength from the first to the second value.
 LR = (1 / 3, 30)
 STRENGTHS = {
