@@ -21,6 +21,8 @@ COLUMNS = ["scenario", "shadow", "method", "metric", "value"]
 SEEN_AND_NOT = {"random": ("retain", "test"), "class": ("train retain", "test retain")}  # what attacks are fitted on
 ENSEMBLE = -1  # in the column `shadow`: measured on all shadows together
 JSD = "JSD to Gold"
+DRAWS = 5  # attacks whose mean is MIA efficacy, each fitted on other images
+FITTED_ON = 500  # of them at most, members and as many non-members
 
 
 class Battery:
@@ -95,16 +97,15 @@ class Battery:
 
     # --- one model ---
 
-    def attack(self, run, members, references, unseen=None):
+    def attack(self, run, members, references, taken=None):
         """Every attack on a model that forgot the targets `members`; `references` never saw a target.
 
-        `unseen` is what `taken_for_unseen` says of all targets, where it is known already.
+        `taken` is what the method of that name returns for the model, where it is known already.
         """
         retain, test = self.seen_and_not(run)
         z = self.targets(run)
         forgotten, others = (z[members], self.y[members]), (z[~members], self.y[~members])
-        unseen = unseen or audit.taken_for_unseen(retain, test, (z, self.y))
-        efficacy = {signal: 100 * taken[members].mean() for signal, taken in unseen.items()}
+        efficacy = {signal: 100 * often[members].mean() for signal, often in (taken or self.taken(run)).items()}
         scores = audit.rmia(
             audit.confidence(z, self.y),
             [audit.confidence(self.targets(model), self.y) for model in references],
@@ -130,15 +131,24 @@ class Battery:
         """Every attack on each Gold, with the other Golds as references."""
         golds = self.experiment.golds
         return [
-            self.attack(gold, members, [other for other in golds if other is not gold], unseen)
-            for gold, unseen in zip(golds, self.golds_unseen)
+            self.attack(gold, members, [other for other in golds if other is not gold], taken)
+            for gold, taken in zip(golds, self.golds_taken)
         ]
 
+    def taken(self, run):
+        """How often each target is taken for unseen, {signal: share of `DRAWS` attacks `(targets,)`}.
+
+        One attack moves by tens of points with the images that it is fitted on, where there is little to tell.
+        """
+        retain, test = self.seen_and_not(run)
+        targets = (self.targets(run), self.y)
+        attacks = [audit.taken_for_unseen(retain, test, targets, seed=i, at_most=FITTED_ON) for i in range(DRAWS)]
+        return {signal: np.mean([attack[signal] for attack in attacks], axis=0) for signal in audit.SIGNALS}
+
     @cached_property
-    def golds_unseen(self):
-        """What `taken_for_unseen` says of all targets for each Gold, the same whichever of them a shadow forgot."""
-        golds = self.experiment.golds
-        return [audit.taken_for_unseen(*self.seen_and_not(gold), (self.targets(gold), self.y)) for gold in golds]
+    def golds_taken(self):
+        """The same for each Gold, whichever of the targets a shadow forgot."""
+        return [self.taken(gold) for gold in self.experiment.golds]
 
     def pairs(self, found):
         """`Gold 1 v. Gold 2` and so on: how far two Golds lie apart, mean over the replicates' `found` attacks."""
@@ -166,19 +176,23 @@ class Battery:
     def luck(self, table, method, seeds=(1, 2, 3)):
         """Whose luck a method's average gap hangs on: its standard deviation, in points, over draws of one kind alone.
 
-        Evaluation: the images on which the attack is fitted, for one model. Unlearning: the method's shuffling and
-        draws, from one shadow. Training: the `table`'s replicates, each another training and another forget set.
+        Evaluation: the images on which the attack is fitted, for one model and one draw of them (the table has the mean
+        over `DRAWS`). Unlearning: the method's shuffling and draws, from one shadow. Training: the table's replicates,
+        each another training and another forget set.
         """
-        members, first = self.is_member[0], self.runs(method)[0]
+        members, golds = self.is_member[0], self.experiment.golds
 
-        def gap(run, seed=0):
-            own, *golds = (self.headline(model, members, seed) for model in (run, *self.experiment.golds))
-            return np.mean([audit.average_gap(own, gold) for gold in golds])
+        def judged_once(seed):
+            own, *others = (self.headline(run, members, seed) for run in (self.runs(method)[0], *golds))
+            return np.mean([audit.average_gap(own, gold) for gold in others])
 
-        again = [self.shadows[0].unlearned(method, seed=seed, **self.methods[method]) for seed in seeds]
+        def unlearned(seed):
+            found = self.attack(self.shadows[0].unlearned(method, seed=seed, **self.methods[method]), members, golds)
+            return np.mean([audit.average_gap(found, gold) for gold in self.golds(members)])
+
         gaps = {
-            "evaluation": [gap(first, seed) for seed in seeds],
-            "unlearning": [gap(run) for run in again],
+            "evaluation, one draw": [judged_once(seed) for seed in seeds],
+            "unlearning": [unlearned(seed) for seed in seeds],
             "training and forget set": replicates(table, self.scenario, "average gap")[method],
         }
         rows = {source: (len(values), np.std(values, ddof=1)) for source, values in gaps.items()}
@@ -186,7 +200,8 @@ class Battery:
 
     def headline(self, run, members, seed):
         """UA, RA, TA and MIA of a model that forgot the targets `members`, the attack fitted on that seed's draw."""
-        return audit.headline(*self.seen_and_not(run), (self.targets(run)[members], self.y[members]), seed=seed)
+        forgotten = (self.targets(run)[members], self.y[members])
+        return audit.headline(*self.seen_and_not(run), forgotten, seed=seed, at_most=FITTED_ON)
 
     # --- all shadows together ---
 
