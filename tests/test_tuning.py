@@ -50,7 +50,7 @@ def test_every_method_gets_the_same_trials_and_the_first_is_the_budgets_own(expe
         tried = [json.loads(text) for text in table.settings]
         own = experiment.settings(name)
         assert {key: value for key, value in tried[0].items() if key in own} == own
-        assert len({settings["lr"] for settings in tried}) == 3
+        assert len({json.dumps(settings) for settings in tried}) == 3
         assert all(1 <= settings["epochs"] <= 2 for settings in tried)
     assert all(settings["final"] == 1 and settings["growth"] == "square" for settings in tried)
     again = tune(experiment, name, 3)

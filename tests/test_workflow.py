@@ -238,7 +238,7 @@ def test_checks_stop_at_the_first_that_fails(shell, failing, reached):
         ("tset", "did you mean test?"),
         ("stauts", "did you mean status?"),
         ("--cluster slrum", "did you mean slurm?"),
-        ("--budget quik", "'quik' is unknown: one of quick, short, published, smoke; did you mean quick?"),
+        ("--budget quik", "'quik' is unknown: one of quick, short, audit, published, smoke; did you mean quick?"),
         ("--scenario random clas", "did you mean class?"),
         ("--start chian", "did you mean chain?"),
         ("--only 3 4 12", "'12' is unknown: one of 03, 04, 10"),
