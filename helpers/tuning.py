@@ -1,8 +1,8 @@
 """Settings chosen without a look at Gold: as many trials for each method, judged on held-out data alone.
 
 `tuned/<budget>.csv` has every trial, a row each; the settings with the best score are the chosen ones. The first
-trial is the budget's own settings, random ones follow, the second half is proposed by Optuna's tree-structured Parzen
-estimator.
+trial is the budget's own settings, half as many as there are trials are random, the rest is proposed by Optuna's
+tree-structured Parzen estimator.
 """
 
 import inspect
@@ -105,7 +105,7 @@ def tune(experiment, name, trials):
         return score(held_out_accuracies(result.model, experiment.split), original, experiment.scenario)
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=experiment.seed, n_startup_trials=trials // 2)
+    sampler = optuna.samplers.TPESampler(seed=experiment.seed, n_startup_trials=1 + trials // 2)
     study = optuna.create_study(sampler=sampler)
     ends = {**ranges, **lengths}.items()
     study.enqueue_trial({n: min(max(start[n], low), high) for n, (low, high) in ends if n in start})

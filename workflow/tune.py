@@ -25,6 +25,14 @@ def main():
     parser.add_argument("--scenario", default=SCENARIOS, choices=SCENARIOS, nargs="+")
     parser.add_argument("--methods", nargs="+", help="only these (default: those of notebooks 11 and 12)")
     options = parser.parse_args()
+    try:
+        tune_all(options, parser)
+    except (ValueError, ConnectionError, OSError) as error:
+        parser.exit(2, f"tune.py: {' '.join(str(error).split())}\n")
+
+
+def tune_all(options, parser):
+    """Tune the methods that were asked for, in each scenario."""
     data = load_data(options.data)
     for scenario in options.scenario:
         experiment = Experiment(data, scenario, options.budget)
