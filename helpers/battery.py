@@ -47,13 +47,18 @@ class Battery:
         )
 
     def table(self):
-        """All audits of Original, Gold and the methods, with `COLUMNS`: rows of each replicate and of the ensemble.
+        """All audits of Original, the Golds and the methods, with `COLUMNS`: rows of each replicate and the ensemble's.
 
-        Gold's are the mean over Golds. A row such as `Gold 1 v. Gold 3` has the distance of these two in every audit,
-        mean over the replicates. `uniform` is the distance of a prediction that knows nothing.
+        A row such as `Gold 1 v. Gold 3` has the distance of these two in every audit, mean over the replicates.
+        `uniform` is the distance of a prediction that knows nothing.
         """
         golds = [self.golds(members) for members in self.is_member]
-        rows = [(k, "Gold", *item) for k, found in enumerate(golds) for item in mean(found).items()]
+        rows = [
+            (k, f"Gold {i}", *item)
+            for k, found in enumerate(golds)
+            for i, attacks in enumerate(found, 1)
+            for item in attacks.items()
+        ]
         rows += [(ENSEMBLE, pair, *item) for pair, apart in self.pairs(golds).items() for item in apart.items()]
         rows += [(ENSEMBLE, "Gold", *item) for item in self.golds_as_ensemble().items()]
         knows_nothing = torch.zeros_like(self.untrained)
@@ -63,12 +68,17 @@ class Battery:
             if diverged := sum(bool(run.diverged) for run in runs):
                 rows.append((ENSEMBLE, method, "diverged", diverged))
                 continue
+            every = []
             for k, (run, members) in enumerate(zip(runs, self.is_member)):
                 found = self.attack(run, members, self.experiment.golds)
                 found |= mean([to_gold(found, gold) for gold in golds[k]]) | self.cost(run)
                 found[JSD] = self.jsd(self.targets(run), members)
                 rows += [(k, method, *item) for item in found.items()]
-            rows += [(ENSEMBLE, method, *item) for item in self.ensemble(runs).items()]
+                every.append(found)
+            ensemble = self.ensemble(runs)
+            gold = mean([attacks for found in golds for attacks in found])
+            ensemble["final score"] = audit.final_score({"F": ensemble["forgetting quality"]}, mean(every), gold)
+            rows += [(ENSEMBLE, method, *item) for item in ensemble.items()]
         return pd.DataFrame(rows, columns=COLUMNS[1:]).assign(scenario=self.scenario)[COLUMNS]
 
     def sizes(self):
@@ -80,8 +90,8 @@ class Battery:
             "targets": len(self.y),
             "forgotten by each shadow": int(self.is_member[0].sum()),
             "retained": len(split.retain.index),
-            "models a side in U-LiRA": len(self.shadows) // 2,
-            "models a side in forgetting quality and KLOM": self.models_a_side,
+            "models a side in U-LiRA (Golds: as many as there are)": len(self.shadows) // 2,
+            "models a side in forgetting quality and KLOM": min(len(self.shadows) // 2, len(self.retrained)),
         }
 
     def runs(self, method):
@@ -210,39 +220,42 @@ class Battery:
         return np.array([audit.margin(self.targets(run), self.y).numpy() for run in runs])
 
     def ensemble(self, runs):
-        """Audits that compare models which unlearned an image with models, as many, that unlearned others instead."""
-        return compare(*audit.by_membership(self.margins(runs), self.is_member), self.models_a_side)
+        """U-LiRA against models that unlearned other images; forgetting quality and KLOM against `retrained`."""
+        unlearned, never = audit.by_membership(self.margins(runs), self.is_member)
+        return u_lira(unlearned, never) | likeness(unlearned, self.retrained)
 
     def golds_as_ensemble(self):
-        """The same with Golds in place of models that unlearned: what never having seen an image looks like."""
-        _, never = audit.by_membership(self.margins(self.runs("Original")), self.is_member)
-        return compare(self.margins(self.experiment.golds), never, self.models_a_side)
+        """The yardsticks: Golds, and for likeness shadows that never saw an image, in the place of the unlearned.
 
-    @property
-    def models_a_side(self):
-        """How many models stand on each side of forgetting quality and KLOM: as many for a method as for the Golds.
-
-        With fewer than 3 Golds, which are no ensemble, half the shadows.
+        Nothing for fewer than 3 Golds, which are no ensemble.
         """
-        golds, half = len(self.experiment.golds), len(self.shadows) // 2
-        return min(golds, half) if golds >= 3 else half
+        if len(self.experiment.golds) < 3:
+            return {}
+        return u_lira(self.margins(self.experiment.golds), self.never) | likeness(self.never, self.retrained)
+
+    @cached_property
+    def never(self):
+        """Margins of the shadows that never saw a target, `(shadows / 2, targets)`."""
+        return audit.by_membership(self.margins(self.runs("Original")), self.is_member)[1]
+
+    @cached_property
+    def retrained(self):
+        """Margins of models that never saw a target: Golds, or `never` where these are fewer than 3."""
+        return self.margins(self.experiment.golds) if len(self.experiment.golds) >= 3 else self.never
 
 
-def compare(unlearned, never, models):
-    """U-LiRA of two ensembles of margins `(models, images)`, forgetting quality and KLOM of `models` of each.
+def u_lira(unlearned, never):
+    """U-LiRA of two ensembles of margins `(models, images)`, one variance for all images below 64 models a side."""
+    found = audit.u_lira(unlearned, never, shared=min(len(unlearned), len(never)) < 64)
+    return {f"U-LiRA {name}": value for name, value in found.items()}
 
-    None where a side has fewer.
-    """
-    if min(len(unlearned), len(never)) < models:
-        return {}
-    lira = audit.u_lira(unlearned, never, shared=min(len(unlearned), len(never)) < 64)
-    quality = audit.forgetting_quality(unlearned[:models], never[:models])
-    return {
-        **{f"U-LiRA {name}": value for name, value in lira.items() if name != "models"},
-        "forgetting quality": quality["F"],
-        "KLOM, P95": np.percentile(audit.klom(unlearned[:models], never[:models]), 95),
-        "models a side": models,
-    }
+
+def likeness(unlearned, retrained):
+    """Forgetting quality and the 95th percentile of KLOM, of equally many models of each ensemble of margins."""
+    models = min(len(unlearned), len(retrained))
+    quality = audit.forgetting_quality(unlearned[:models], retrained[:models])
+    klom = np.percentile(audit.klom(unlearned[:models], retrained[:models]), 95)
+    return {"forgetting quality": quality["F"], "KLOM, P95": klom, "models a side": models}
 
 
 def to_gold(own, gold):
@@ -287,11 +300,14 @@ HEAT = ["UA", "RA", "TA", "MIA", "MIA, correctness", "MIA, entropy", "MIA, modif
 def of(table, scenario):
     """One scenario's means and halves of their 95 % intervals over the replicates, by (method, metric).
 
-    The method `floor` is the distance of two Golds, its interval that of `audit.pair_interval`.
+    The method `Gold` is the mean over Golds, its interval over them; `floor` is the distance of two Golds, its interval
+    that of `audit.pair_interval`.
     """
     part = table[(table.scenario == scenario) & (table.metric != "diverged")]
-    is_pair = part.method.str.contains(" v. ")
-    stats = part[~is_pair].groupby(["method", "metric"], sort=False).value.agg(["mean", "std", "count"])
+    is_pair, is_gold = part.method.str.contains(" v. "), part.method.str.fullmatch(r"Gold \d+")
+    golds = part[is_gold].groupby(["method", "metric"], sort=False).value.mean().reset_index()
+    values = pd.concat([part[~is_pair & ~is_gold], golds.assign(method="Gold")])
+    stats = values.groupby(["method", "metric"], sort=False).value.agg(["mean", "std", "count"])
     stats = stats.assign(half=audit.student(stats["count"]) * stats["std"] / np.sqrt(stats["count"]))
     floors = part[is_pair].groupby("metric", sort=False).value.apply(audit.pair_interval).unstack()
     floors = floors.assign(half=floors.high - floors["mean"], method="floor").set_index("method", append=True)
@@ -324,11 +340,15 @@ def diverged(table, scenario):
 
 
 def heat(table, scenario):
-    """What `plots.battery` takes: the means of the attacks on one model, and the floor of each."""
+    """What `plots.battery` takes: the means of the attacks on one model, and the floor of each, 0.5 % at least.
+
+    Few Golds may agree exactly, and then any distance would be infinitely many of theirs.
+    """
     stats = of(table, scenario)
     means = stats["mean"].unstack("metric")[HEAT]
     methods = [method for method in dict.fromkeys(table.method) if method in methods_of(stats)]
-    return means.loc[["Original", "Gold", *methods]], means.loc["floor"]
+    least = pd.Series([0.5 if name[:2] in ("UA", "RA", "TA") or name[:3] == "MIA" else 0.005 for name in HEAT], HEAT)
+    return means.loc[["Original", "Gold", *methods]], means.loc["floor"].clip(lower=least)
 
 
 def points(table):
@@ -353,13 +373,19 @@ def floors(table):
 def replicates(table, scenario, metric):
     """A row a shadow, a column a method: what `audit.paired_tests` takes."""
     part = table[(table.scenario == scenario) & (table.metric == metric) & (table.shadow != ENSEMBLE)]
+    part = part[~part.method.str.startswith("Gold ")]
     return part.pivot_table(index="shadow", columns="method", values="value", sort=False)
 
 
 def paired(table, scenario, metric="average gap"):
-    """`audit.paired_tests` over the shadows of each method against the one with the smallest mean."""
+    """`audit.paired_tests` over the shadows: of each method against the one with the smallest mean.
+
+    Adjusted for all pairs of methods, since the same numbers chose that one.
+    """
     values = replicates(table, scenario, metric)[methods_of(of(table, scenario))]
-    return audit.paired_tests(values, reference=values.mean().idxmin())
+    best = values.mean().idxmin()
+    tests = audit.paired_tests(values[[name for name in values if name != best] + [best]])  # best is never first
+    return tests[tests.second == best].reset_index(drop=True)
 
 
 def conclusions(table, dear=10.0):
@@ -391,11 +417,13 @@ def conclusions(table, dear=10.0):
                 lines[-1] += (
                     f" At no more than {dear:g} %: **{cheap}**, {text(found[cheap], half[cheap, metric], digits)}."
                 )
-        if ("Gold", "U-LiRA AUC") in mean:
-            told = mean.xs("U-LiRA AUC", level="metric")
-            best = told[methods_of(stats)].sub(0.5).abs().idxmin()
-            lines.append(
-                f"- {scenario}, U-LiRA: nearest to chance is **{best}** with an AUC of {told[best]:.3f} "
-                f"(Original {told['Original']:.3f}, Golds {told['Gold']:.3f})."
-            )
+        told = mean.xs("U-LiRA AUC", level="metric")
+        best = told[methods_of(stats)].sub(0.5).abs().idxmin()
+        golds = f", Golds {told['Gold']:.3f}" if "Gold" in told else ""
+        lines.append(
+            f"- {scenario}, U-LiRA: nearest to chance is **{best}** with an AUC of {told[best]:.3f} "
+            f"(Original {told['Original']:.3f}{golds})."
+        )
+        if abs(told["Original"] - 0.5) < 0.05:
+            lines[-1] += " It hardly finds the members of the untouched Original either: here it proves nothing."
     return "\n".join(lines)

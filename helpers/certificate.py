@@ -1,6 +1,7 @@
 """A summary for those who asked for removal: what was forgotten, how it was checked, and what is not guaranteed."""
 
 import hashlib
+from math import isnan
 
 from .metrics import FORGOTTEN, MEMBERS, js_distance
 
@@ -17,10 +18,14 @@ def certificate(e, run):
     """Markdown: what `run` of the experiment `e` was asked to forget, how that was checked, against which floor.
 
     Raises:
-        ValueError: the budget trains no second Gold, so there is no floor.
+        ValueError: the budget trains no second Gold, so there is no floor; `run` diverged, or is a link of a chain.
     """
     if len(e.golds) < 2:
         raise ValueError(f"budget {e.budget_name} has no second Gold: without a floor there is nothing to certify")
+    if run.diverged:
+        raise ValueError(f"{run.name} diverged: there is no model to certify")
+    if run.settings["start"]["role"] != "original":
+        raise ValueError(f"{run.name} started from what another method left: certify one with start = 'fresh'")
     index = e.split.forget.index.cpu().sort().values
     listed = hashlib.sha256("\n".join(map(str, index.tolist())).encode()).hexdigest()
     lines = [
@@ -75,7 +80,8 @@ def checks(e, run):
 
 
 def row(title, before, now, gold, second):
-    """One line of the table; a difference no larger than the floor is within it."""
+    """One line of the table; a difference no larger than the floor is within it. NaN could not be measured."""
     apart, floor = abs(now - gold), abs(second - gold)
-    values = " | ".join(f"{value:.3f}" for value in (before, now, gold, apart, floor))
-    return f"| {title} | {values} | {'yes' if apart <= floor else 'no'} |"
+    values = ["not measurable" if isnan(value) else f"{value:.3f}" for value in (before, now, gold, apart, floor)]
+    within = "not measurable" if isnan(apart + floor) else "yes" if apart <= floor else "no"
+    return f"| {title} | {' | '.join(values)} | {within} |"

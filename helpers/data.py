@@ -57,11 +57,16 @@ def load_data(source="digits", *, size=32, root=None):
         return _digits()
     if source == "cifar10":
         return _cifar10(Path(root or runs.ROOT / "data"))
+    return _folder(find_folder(source), size)
+
+
+def find_folder(source):
+    """The absolute path of a folder of images, sought here, then beside this package; a link keeps its own name."""
     folder = Path(source).expanduser()
     folder = folder if folder.is_absolute() or folder.is_dir() else runs.ROOT / folder
-    if not folder.is_dir():
+    if not str(source) or not folder.is_dir():
         raise ValueError(f"data '{source}' is unknown: give digits, cifar10 or an existing folder of images")
-    return _folder(Path(os.path.abspath(folder)), size)  # a name, not `..`
+    return Path(os.path.abspath(folder))  # a name, not `..`
 
 
 def _identity(*arrays):
@@ -122,7 +127,7 @@ def _folder(folder, size):
     ]
     digest = hashlib.sha256(f"{size}".encode())
     for file, _ in files:
-        digest.update(str(file.relative_to(folder)).encode() + file.read_bytes())
+        digest.update(os.fsencode(file.relative_to(folder)) + file.read_bytes())
     identity = digest.hexdigest()[:12]
 
     def decode():
@@ -175,7 +180,7 @@ def _decode(file, size):
             if image.mode.startswith("I"):  # 16-bit grey levels: PIL's own conversion clips them to white
                 image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
             image = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"'{file.parent.name}/{file.name}' is not a readable image: {error}") from error
     if image.size != (size, size):
         scale = size / min(image.size)
@@ -192,8 +197,8 @@ class Batches:
 
     `x` is float `(B, 3, image_size, image_size)`, channels last in memory, normalised, augmented if `augment`; `y` is
     int64 `(B,)`. A shuffled pass is determined by `seed` and its number alone, whatever the device. A last batch of
-    one, or of less than a sixteenth of the others, joins the one before it: where maps are a pixel, batch normalisation
-    cannot train on one image, and on a few of them training breaks.
+    one, or of less than the share `least` of the others, joins the one before it: where maps are a pixel, batch
+    normalisation cannot train on one image, and on a few of them training breaks.
     """
 
     images: Tensor  # uint8 (N, size, size, 3)
@@ -206,6 +211,7 @@ class Batches:
     shuffle: bool = True
     augment: bool = False
     flip: bool = False
+    least: float = 1 / 16  # the documents' last batch of forgotten images is as small
     limit: int | None = None  # a shuffled pass draws at most this many images, afresh each time
     seed: int = 0
     passes: int = field(default=0, compare=False)
@@ -222,7 +228,7 @@ class Batches:
 
     def __len__(self):
         full, rest = divmod(self.images_per_pass, self.batch_size)
-        return max(full + (rest >= max(2, self.batch_size // 16)), 1)
+        return max(full + (rest >= max(2, self.least * self.batch_size)), 1)
 
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.passes)
@@ -314,7 +320,7 @@ def read_forget_list(path, data):
     """
     place = {name: i for i, name in enumerate(data.files)}
     chosen = set()
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1):
         word = line.strip()
         if not word or word.startswith("#"):
             continue
@@ -433,6 +439,6 @@ def class_number(data, name):
         return 0
     if str(name) in data.classes:
         return data.classes.index(str(name))
-    if str(name).isdigit() and int(name) < len(data.classes):
+    if str(name).isascii() and str(name).isdigit() and int(name) < len(data.classes):
         return int(name)
     raise ValueError(f"forget_class '{name}' is unknown in {data.title}: one of {', '.join(data.classes)}")

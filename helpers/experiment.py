@@ -22,10 +22,11 @@ from .data import SPLIT_SEED, class_number, make_split
 from .metrics import accuracy, measure, predict
 from .models import build_model
 from .training import Diverged, pick_device, precision, train
-from .unlearning import find_method, unlearn
+from .unlearning import find_method, source_of, unlearn
 
 TRACKED = {"random": ("retain", "forget", "validation"), "class": ("train retain", "train forget", "test retain")}
 SCENARIOS = ("random", "class")
+STARTS = ("fresh", "chain")
 COLUMNS = ["scenario", "seed", "method", "epoch", "set", "metric", "value"]
 
 
@@ -82,9 +83,12 @@ class Experiment:
         model=None,
         start="fresh",
     ):
-        self._asked = {"data": data, "scenario": scenario, "budget": budget, "forget_class": forget_class,
-                       "forget_fraction": forget_fraction, "forget_index": forget_index, "model": model,
-                       "start": start}  # fmt: skip
+        asked = ("scenario", scenario, SCENARIOS), ("budget", budget, BUDGETS), ("start", start, STARTS)
+        for name, value, valid in asked:
+            if value not in valid:
+                raise ValueError(f"{name} = {value!r}: one of {', '.join(valid)}")
+        if scenario == "class" and forget_index is not None:
+            raise ValueError("forget_index = a list: only the scenario random takes one; class forgets forget_class")
         self.budget = BUDGETS[budget][scenario] | ({"model": model} if model else {})
         self.data = head(data, self.budget.get("images"))
         self.scenario, self.budget_name, self.seed, self.start = scenario, budget, seed, start
@@ -154,6 +158,7 @@ class Experiment:
             "training": self.budget["training"],
             "unlearning": self.budget["unlearning"],
             "method": function.__name__,
+            "code": runs.key(source_of(function)),
             "settings": settings,
             "start": start.settings,
         }
@@ -213,14 +218,23 @@ class Experiment:
     def _own_methods(self):
         """The newest `Run` of each method of one's own that started where it would start now."""
         newest = {}
-        for file in sorted(self.folder.glob("*.json"), key=lambda file: file.stat().st_mtime):
-            record = json.loads(file.read_text())
-            settings = record["settings"]
-            if "source" in settings and settings["unlearning"] == self.budget["unlearning"]:
-                start = json.loads(json.dumps(self._start(record["name"]).settings))
-                if settings["start"] == start and runs.load_record(self._path(record["name"], settings), settings):
-                    newest[record["name"]] = self._run(record["name"], settings, record)
+        for name, settings in self._records():
+            if "source" in settings and settings.get("unlearning") == self.budget["unlearning"]:
+                start = json.loads(json.dumps(self._start(name).settings))
+                if settings.get("start") == start:
+                    with suppress(NotThere):
+                        newest[name] = self._kept(name, settings, None)
         return list(newest.values())
+
+    def _records(self):
+        """Name and settings of each model under `runs/`, the newest last, without those that cannot be read."""
+        found = []
+        for file in self.folder.glob("*.json"):
+            if not file.name.endswith((".partial.json", ".outputs.json")):
+                with suppress(OSError, ValueError, KeyError, TypeError):  # damaged, or gone meanwhile
+                    record = json.loads(file.read_text())
+                    found.append((file.stat().st_mtime, record["name"], record["settings"]))
+        return [(name, settings) for _, name, settings in sorted(found, key=lambda record: record[0])]
 
     def _start(self, name):
         """The run that a method starts from."""
@@ -291,7 +305,9 @@ class Experiment:
     def _kept(self, name, settings, make):
         """The run with these settings from `runs/`, or made and kept there; its outputs in a file beside it."""
         path, reused = self._path(name, settings), True
-        if not self._may_make and runs.load_record(path, settings) is None:
+        if not self._may_make:
+            if record := runs.load_record(path, settings):
+                return self._run(name, settings, record)
             raise NotThere(name)
 
         def make_it():
@@ -320,7 +336,12 @@ class Experiment:
         if diverged := record.get("diverged", ""):
             return Run(name, settings, [], {}, record["machine"], {}, None, load_model, diverged)
         asked = {"weights": record["sha256"], "evaluation": self.budget["evaluation"]}
-        outputs = runs.remember(path.with_suffix(".outputs"), asked, lambda: self._outputs(load_model()))
+        if self._may_make:
+            outputs = runs.remember(path.with_suffix(".outputs"), asked, lambda: self._outputs(load_model()))
+        elif kept := runs.load(path.with_suffix(".outputs"), asked):
+            outputs = kept[0]
+        else:
+            raise NotThere(name)
         logits = {name.removeprefix("logits "): t for name, t in outputs.items() if name.startswith("logits ")}
         history, cost = record["history"], record["cost"]
         return Run(name, settings, history, cost, record["machine"], logits, outputs["features"], load_model)
@@ -394,24 +415,29 @@ class Experiment:
         return table.assign(scenario=self.scenario, seed=self.seed, method=run.name)[COLUMNS]
 
     def with_seed(self, seed):
-        """The same experiment at another seed."""
-        return self if seed == self.seed else Experiment(**self._asked, seed=seed)
+        """The same experiment, on the same split, at another seed."""
+        if seed == self.seed:
+            return self
+        other = copy(self)
+        other.seed = seed
+        for made in ("original", "golds"):  # what this one has computed
+            other.__dict__.pop(made, None)
+        return other
 
     def seeds_there(self):
-        """This seed and those for which an Original with these settings lies under `runs/`."""
-        wanted = json.loads(json.dumps(self._settings("original", self.seed)))
-        del wanted["seed"]
-        found = {self.seed}
-        for file in self.folder.glob("original-seed*.json"):
-            if not file.name.endswith((".partial.json", ".outputs.json")):
-                try:
-                    settings = json.loads(file.read_text())["settings"]
-                except (ValueError, KeyError, TypeError):
-                    continue  # damaged; whoever asks for that seed is told and makes it again
-                seed = settings.pop("seed", None)
-                if settings == wanted:
-                    found.add(seed)
-        return sorted(found)
+        """This seed and those for which Original, the Golds and all the budget's methods lie under `runs/`."""
+        seeds = {settings.get("seed") for name, settings in self._records() if name == "Original"} - {self.seed}
+        return sorted([self.seed, *filter(self._is_complete, seeds)])
+
+    def _is_complete(self, seed):
+        seeker = copy(self)
+        seeker._may_make, seeker.say = False, lambda line: None
+        seeker = seeker.with_seed(seed)
+        try:
+            _ = seeker.original, seeker.golds, [*map(seeker.unlearned, seeker.methods)]
+        except NotThere:
+            return False
+        return True
 
 
 def sample(index, at_most):

@@ -460,7 +460,7 @@ class Live:
 
     def choose(self):
         function, defaults = find_method(self.method.value)
-        settings = {**defaults, **self.experiment.budget["methods"][self.method.value]}
+        settings = {**defaults, **self.experiment.settings(self.method.value)}
         self.sliders.children = sliders(function, settings)
 
     def start(self):
@@ -473,7 +473,7 @@ class Live:
     def work(self):
         """One run, in a thread: whatever happens, the buttons come back."""
         e, name = self.experiment, self.method.value
-        settings = {slider.description: slider.value for slider in self.sliders.children}
+        settings = {**e.settings(name), **{slider.description: slider.value for slider in self.sliders.children}}
         e.say = lambda line: setattr(self.status, "value", f"<p>{html.escape(line)}</p>")
         try:
             original = e.original.model

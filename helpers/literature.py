@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize, o
 from .data import Batches, crop_and_flip
 from .methods import DOCUMENTS, endless, learn, retain_finetuning
 from .metrics import predict
-from .models import evaluating, inputs_of, is_vit, last_linear
+from .models import evaluating, inputs_of, is_vit, last_linear, refuse_other_networks
 from .training import EpochEnd, Phase
 
 # --- vocabulary ---------------------------------------------------------------------------------------------------
@@ -70,7 +70,11 @@ def together(split, labels, epochs, share=1.0):
 def unseen(split):
     """Held-out images of D_f's distribution: in the class scenario those of the forgotten class."""
     held_out = split.validation
-    return held_out if split.scenario == "random" else only(held_out, held_out.y == split.forget_class)
+    if split.scenario == "class":
+        held_out = only(held_out, held_out.y == split.forget_class)
+        if not len(held_out.index):
+            raise ValueError("no validation image is of the forgotten class: there is nothing to compare with")
+    return held_out
 
 
 def only(batches, chosen):
@@ -122,6 +126,7 @@ def last_blocks(model, split, *, k=2, reset=False, epochs=10, lr=0.01, weight_de
     if is_vit(model):
         blocks = [*model.blocks, nn.ModuleList([model.norm, model.head])]
     else:
+        refuse_other_networks(model)
         blocks = [model.layer1, model.layer2, model.layer3, model.layer4, model.fc]
     model.eval().requires_grad_(False)
     for block in blocks[-k:]:
@@ -136,8 +141,9 @@ def contrastive_finetuning(
 ):
     """CoUn (Khalil et al., NeurIPS 2025): min CE(D_r) + lam InfoNCE of two weak views of D_r; NoT+CL: W1 <- -W1 first.
 
-    The features are the classification layer's inputs, the views random crops (and mirror images where these keep
-    their label). The authors tune lam in 0.1 to 6 and take tau <= 0.3, lr 0.01 to 0.1, cosine to 1e-4.
+    The features are the classification layer's inputs, the views random crops padded with the mean colour (and mirror
+    images where these keep their label); CE sees the first view. The authors tune lam in 0.1 to 6 and take tau <= 0.3,
+    lr 0.01 to 0.1, cosine to 1e-4.
     """
     if negate:
         negate_first(model)
@@ -155,7 +161,8 @@ def contrastive_finetuning(
 
 def info_nce(a, b, tau):
     """Symmetric InfoNCE of features `(B, width)`: the cosine of a_i and b_i against that of a_i and the other b_j."""
-    similarity = normalize(a.float()) @ normalize(b.float()).T / tau
+    with torch.autocast(a.device.type, enabled=False):
+        similarity = normalize(a.float()) @ normalize(b.float()).T / tau
     same = torch.arange(len(a), device=a.device)
     return (cross_entropy(similarity, same) + cross_entropy(similarity.T, same)) / 2
 
@@ -211,12 +218,13 @@ def random_labels(model, split, *, epochs=3, lr=1e-4):
 def salun(model, split, *, share=0.5, epochs=10, lr=0.013, weight_decay=5e-4):
     """SalUn (Fan et al., ICLR 2024): random labels; after every step theta <- M theta + (1 - M) theta0.
 
-    M holds the `share` of all weights with the largest abs(gradient of CE(D_f)) at theta0.
+    M holds the `share` of all weights with the largest abs(gradient of CE(D_f)) at theta0. Weights without a gradient,
+    such as kernel taps that only ever see padding (of ResNet-18 at 32 pixels more than half), are not counted.
     """
     saliency = [gradient.abs() for gradient in mean_gradient(model, split.forget)]
-    every = torch.cat([entry.flatten() for entry in saliency])
-    threshold = every.kthvalue(max(round((1 - share) * len(every)), 1)).values
-    kept = [(p, entry <= threshold, p.detach().clone()) for p, entry in zip(model.parameters(), saliency)]
+    every = torch.cat([entry[entry > 0] for entry in saliency])
+    threshold = every.kthvalue(min(round((1 - share) * len(every)) + 1, len(every))).values
+    kept = [(p, entry < threshold, p.detach().clone()) for p, entry in zip(model.parameters(), saliency)]
     yield Phase(lr, weight_decay=weight_decay)
     for batches in together(split, wrong_labels(split), epochs):
         for loss in learn(model, batches):
@@ -361,7 +369,7 @@ def scrub_rewind(model, split, **settings):
 def error(model, batches):
     """Share of wrong predictions in evaluation mode."""
     with evaluating(model):
-        return torch.cat([model(x).argmax(1) != y for x, y in batches]).double().mean().item()
+        return torch.cat([model(x).argmax(1) != y for x, y in batches]).float().mean().item()
 
 
 def regun(model, split, *, l_f=0.5, l_r=0.5, epochs=10, lr=0.01):
@@ -372,6 +380,8 @@ def regun(model, split, *, l_f=0.5, l_r=0.5, epochs=10, lr=0.01):
     refuse(split, "class", "Original knows the held-out images of the class as well, so ReGUn has nothing to refer to")
     held_out = replace(split.validation, shuffle=False)
     p0, y_h = predict(model, held_out)[0].softmax(1).to(held_out.y.device), held_out.y
+    if not torch.isin(split.forget.y, y_h).all():
+        raise ValueError("ReGUn needs a validation image of each class that is to be forgotten")
     forgotten = endless(split.forget)
     yield Phase(lr)
     for _ in range(epochs):
@@ -422,6 +432,9 @@ def unseen_logits(model, split, ranked=True):
     z_h, y_h = predict(model, held_out)[0], held_out.y.cpu()
     for c in y.unique():
         margin, wanted = (margins(logits[labels == c], c) for logits, labels in ((z, y), (z_h, y_h)))
+        if not len(wanted):
+            z[y == c, c] = -torch.inf
+            continue
         order = margin.argsort() if ranked else torch.randperm(len(margin))
         rank = (order.argsort() + 0.5) / len(margin)
         z[y == c, c] += wanted.quantile(rank) - margin
@@ -467,9 +480,10 @@ def transposed_kernels(model, split, *, epochs=3, lr=1e-3, weight_decay=5e-4):
 def small_gradients(model, split, *, share=0.3, slow=0.1, epochs=5, lr=1e-3, weight_decay=5e-4):
     """MSG (Kookmin, NeurIPS 2023 challenge): redraw weights with small abs(grad[CE(D_r) - CE(D_f)]), then min CE(D_r).
 
-    Of each convolution (of a ViT each linear layer too) the `share` with the smallest ones is drawn anew; after that
-    the gradient of its other weights counts `slow` times. D_r's part of the gradient is of as many images as D_f has.
-    The warm-up and linear decay of the learning rate are the one-cycle schedule here.
+    Of each convolution (of a ViT each linear layer too) the `share` with the smallest ones is drawn anew, weights
+    without a gradient (see `salun`) not counted; after that the gradient of the others counts `slow` times. D_r's part
+    of the gradient is of as many images as D_f has. The warm-up and linear decay of the learning rate are the one-cycle
+    schedule here.
     """
     subset = replace(split.retain, limit=len(split.forget.index))
     gradients = zip(model.parameters(), mean_gradient(model, subset), mean_gradient(model, split.forget))
@@ -478,7 +492,8 @@ def small_gradients(model, split, *, share=0.3, slow=0.1, epochs=5, lr=1e-3, wei
     hooks = []
     for weight, g_r, g_f in gradients:
         if id(weight) in kernels:
-            small = (g_r - g_f).abs().flatten().topk(round(share * weight.numel()), largest=False).indices
+            size = (g_r - g_f).abs().flatten()
+            small = size.where(size > 0, torch.inf).topk(round(share * int((size > 0).sum())), largest=False).indices
             redrawn = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
             redrawn = redrawn.index_fill(0, small, True).view(weight.shape)
             weight.data = torch.where(redrawn, fresh_weight(weight), weight.data)
@@ -509,7 +524,8 @@ def fisher_forgetting(model, split, *, alpha=1e-6, most=1e3):
     """Fisher forgetting (Golatkar et al., CVPR 2020): theta <- theta + alpha^(1/2) F^(-1/4) n, n ~ N(0, 1).
 
     F is the diagonal Fisher information on D_r, from labels drawn from the model's own predictions: their scores have
-    mean 0, so a batch of B has E[B g^2] = F. 1/F is cut at `most`, as the authors do.
+    mean 0, so a batch of B has E[B g^2] = F. 1/F is cut at `most`. This is the paper's formula; the authors' code takes
+    F^(-1/2), averages it over a filter and gives norm layers and head noise of their own.
     """
     drawn = ((x, Categorical(logits=model(x).float()).sample()) for x, _ in split.retain)
     size = split.retain.images_per_pass / len(split.retain)

@@ -82,7 +82,8 @@ def kl_uniform(logits):
 
 def contrast(z_f, z_r, tau):
     """-log softmax(z_f . sg(z_r)^T / tau), mean over all entries; at least log |B_r|, where the rows are constant."""
-    return -log_softmax(z_f.float() @ z_r.detach().float().T / tau, 1).mean()
+    with torch.autocast(z_f.device.type, enabled=False):
+        return -log_softmax(z_f.float() @ z_r.detach().float().T / tau, 1).mean()
 
 
 # --- 03 relearn what is retained ----------------------------------------------------------------------------------

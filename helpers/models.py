@@ -22,13 +22,14 @@ def build_model(name="resnet18", *, classes=10, image_size=32, patch_size=16, we
     Args:
         name: `resnet18` (torchvision's, 7x7 stem and all, as document A) or any timm model, such as
             `vit_tiny_patch16_224` (document B).
-        image_size, patch_size: for timm's vision transformers; torchvision's network takes any size.
+        image_size, patch_size: of timm's networks that are made for one size; torchvision's takes any.
         weights: None for a random start; `"imagenet"` for timm's pretrained weights; `"kit"` for the unlearning
             starting kit's CIFAR-10 ResNet-18; or the path of a local weights file of either kind.
 
     Raises:
         ConnectionError: weights that had to be downloaded could not be.
-        ValueError: an unknown name, or a weights file that does not fit the network.
+        ValueError: an unknown name, a network that does not take such images or has no last linear layer, or a weights
+            file that does not fit it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -69,6 +70,9 @@ def _timm_model(name, classes, image_size, patch_size, weights):
     device = pick_device()  # on a CPU the fused kernel's bfloat16 backward takes half the step
     set_fused_attn(device.type != "cpu" or precision(device) == "float32")
     settings = {"num_classes": classes}
+    made_for = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if made_for and made_for.fixed_input_size:
+        settings |= {"img_size": image_size}
     if name.startswith("vit_"):
         settings |= {"img_size": image_size, "patch_size": patch_size}
     if weights:
@@ -79,15 +83,28 @@ def _timm_model(name, classes, image_size, patch_size, weights):
         model = timm.create_model(name, **settings)
         if weights and weights != "imagenet" and not model.state_dict().keys() & _names_in(weights):
             raise RuntimeError("none of the file's tensors belongs to this network")
+        try_out(model, classes, image_size)
         return model
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError, AssertionError, TypeError, ValueError) as error:
         if weights == "imagenet" and isinstance(error, OSError):
             reason = (
                 f"the weights of '{name}' could not be loaded ({type(error).__name__}); connect to the internet once"
             )
             raise ConnectionError(reason) from error
         reason = shorten(str(error) or type(error).__name__, 200)
-        raise ValueError(f"timm model '{name}' with weights '{weights}' could not be built: {reason}") from error
+        size = f"; it was made for images of {made_for.input_size[-1]} pixels" if made_for else ""
+        raise ValueError(
+            f"timm model '{name}' with weights '{weights}' could not be built for images of {image_size} pixels: "
+            f"{reason}{size}"
+        ) from error
+
+
+def try_out(model, classes, image_size):
+    """Raise an error unless `model` takes such images and its last linear layer maps features to logits."""
+    with evaluating(model), inputs_of(last_linear(model)) as features:
+        logits = model(torch.zeros(2, 3, image_size, image_size))
+    if logits.shape != (2, classes) or features[0].ndim != 2:
+        raise ValueError(f"its output is {tuple(logits.shape)} and its features are {tuple(features[0].shape)}")
 
 
 def _names_in(file):
@@ -149,8 +166,8 @@ def refuse_other_networks(model):
     """Raise ValueError unless `model` is a network whose tail and early part are known."""
     if not (is_vit(model) or is_resnet(model)):
         raise ValueError(
-            f"{type(model).__name__} has no known tail or early part: M2 to M6 and H4 need a ResNet or a ViT with a "
-            "class token; the other methods take any network"
+            f"{type(model).__name__} has no known tail or early part: M2 to M6, H4, CF-k and EU-k need a ResNet or a "
+            "ViT with a class token; the other methods take any network"
         )
 
 
@@ -164,7 +181,10 @@ def early(model):
 
 def last_linear(model):
     """The classification layer; its input is what this suite calls a model's features."""
-    return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no linear layer, and so no features: take a network with one")
+    return layers[-1]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from . import published
 from .audit import student
 from .budgets import BUDGETS
 from .data import load_data
-from .experiment import SCENARIOS, Experiment
+from .experiment import SCENARIOS, STARTS, Experiment
 from .metrics import FORGOTTEN
 
 
@@ -23,7 +23,7 @@ def open_suite(data, budget, scenarios, seed, forget_class, forget_fraction, sta
         ValueError: a parameter of the wrong type or value; names it and the valid ones.
     """
     one_of("budget", budget, BUDGETS)
-    one_of("start", start, ("fresh", "chain"))
+    one_of("start", start, STARTS)
     scenarios = [scenarios] if isinstance(scenarios, str) else scenarios
     if not isinstance(scenarios, list | tuple) or not scenarios:
         raise ValueError(f"scenarios = {scenarios!r}: a list of {' and '.join(SCENARIOS)}")
@@ -75,10 +75,12 @@ def describe(suite):
     for e in suite:
         epochs = e.budget["training"]["epochs"]
         trained = "Original: the starting kit's checkpoint. Gold" if e.downloads_original else "Original and Gold"
+        most = e.budget["unlearning"].get("retain_limit", len(e.split.retain.index))
+        limit = f" A method's pass over the retained images sees {most:,}." if most < len(e.split.retain.index) else ""
         what = f"the class **{e.data.classes[e.split.forget_class]}**" if e.scenario == "class" else "a random share"
         lines.append(
             f"- **{e.scenario}**: {e.budget['model']['name']} forgets {what}: {len(e.split.forget.index):,} images, "
-            f"{len(e.split.retain.index):,} stay. {trained}: {epochs} epochs."
+            f"{len(e.split.retain.index):,} stay. {trained}: {epochs} epochs.{limit}"
         )
     return "\n".join(lines)
 
@@ -119,7 +121,7 @@ def columns_of(scenario):
     gap = {"random": "forget", "class": "train forget"}[scenario]
     return {
         **{f"{name} %": (name, "accuracy", 1) for name in sets},
-        "gap": (gap, "retain-forget gap", 1),
+        "retain - forget": (gap, "retain-forget gap", 1),
         "entropy": (forgotten, "entropy", 3),
         "JSD to Gold": (forgotten, "JSD to Gold", 3),
         "kit MIA": (" v. ".join(attacked), "kit MIA", 3),

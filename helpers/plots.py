@@ -145,7 +145,7 @@ def _sets_legend(axis, part, *more):
 
 
 def curves(results):
-    """Tracked accuracies by epoch, a row a scenario, a panel a method; dashed lines are Gold's final accuracies."""
+    """Tracked accuracies by epoch, a row a scenario, a panel a method; dashed lines are Gold's last ones."""
     unlearned = final(results[~results.method.str.match("Original|Gold")], "tracked accuracy")
     methods = {scenario: order(part) for scenario, part in unlearned.groupby("scenario", sort=False)}
     if not methods:
@@ -154,12 +154,13 @@ def curves(results):
     figure, axes = plt.subplots(len(methods), columns, figsize=(2.2 + 2.7 * columns, 2.9 * len(methods)), squeeze=False)
     for row, (scenario, names) in zip(axes, methods.items()):
         here = results[results.scenario == scenario]
-        gold = by_set(here[here.method == "Gold"])
+        gold = here[here.method == "Gold"]
         for axis, method in zip(row, names):
             part = here[here.method == method]
             _tracked(axis, part)
             for name in dict.fromkeys(final(part, "tracked accuracy").set):
-                axis.axhline(gold[name], color=SETS[name], linestyle="--", linewidth=1, zorder=0)
+                last = by_epoch("tracked accuracy", name)(gold).iloc[-1]
+                axis.axhline(last, color=SETS[name], linestyle="--", linewidth=1, zorder=0)
             axis.set_title(f"{method}\n{scenario} scenario", fontsize=10.5)
         for axis in row[1:]:
             axis.set_ylabel("")
@@ -171,11 +172,6 @@ def curves(results):
     return figure
 
 
-def by_set(rows):
-    """Final accuracy of each set, mean over seeds."""
-    return final(rows, "accuracy").groupby("set").value.mean()
-
-
 def accuracies(results):
     """Retained against forgotten accuracy and the rest, a row a model, a mark a set; vertical lines are Gold's.
 
@@ -183,14 +179,16 @@ def accuracies(results):
     """
     scenarios = list(dict.fromkeys(results.scenario))
     rows = max(results[results.scenario == scenario].method.nunique() for scenario in scenarios)
-    figure, axes = plt.subplots(1, len(scenarios), figsize=(5.6 * len(scenarios), 1.6 + 0.3 * rows), squeeze=False)
+    figure, axes = plt.subplots(1, len(scenarios), figsize=(5.6 * len(scenarios), 1.6 + 0.36 * rows), squeeze=False)
     for axis, scenario in zip(axes[0], scenarios):
         part = final(results[results.scenario == scenario], "accuracy")
         methods = order(part)
-        for name in reversed([name for name in SETS if name in set(part.set)]):
+        names = [name for name in SETS if name in set(part.set)]
+        for name, shift in zip(reversed(names), np.linspace(0.27, -0.27, len(names))):  # none hides another
             values = part[part.set == name].groupby("method").value.agg(["mean", "min", "max"]).loc[methods]
-            axis.hlines(range(len(methods)), values["min"], values["max"], color=SETS[name], linewidth=2)
-            axis.scatter(values["mean"], range(len(methods)), color=SETS[name], marker=MARKERS[name], s=38,
+            heights = np.arange(len(methods)) + shift
+            axis.hlines(heights, values["min"], values["max"], color=SETS[name], linewidth=2)
+            axis.scatter(values["mean"], heights, color=SETS[name], marker=MARKERS[name], s=30,
                          edgecolors="white", linewidths=0.6, zorder=3, label=name)  # fmt: skip
             axis.axvline(values["mean"]["Gold"], color=SETS[name], linestyle="--", linewidth=1, zorder=0)
         axis.set_yticks(range(len(methods)), methods)
@@ -273,14 +271,22 @@ def grouped_bars(results, methods, sets):
     return figure
 
 
-def trends(results, methods, ylabel, value):
-    """A quantity by epoch, one line a method; `value` maps a method's tidy rows to a series indexed by epoch."""
+def trends(results, methods, ylabel, value, gold=False):
+    """A quantity by epoch, one line a method; `value` maps a method's tidy rows to a series indexed by epoch.
+
+    Args:
+        results: rows of one scenario.
+        gold: draw Gold's last value as a dashed line.
+    """
     figure, axis = plt.subplots(figsize=(7.2, 3.6))
     palette = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]
-    for method, color, marker in zip(methods, palette, "osD^"):
+    if gold:
+        last = value(results[results.method == "Gold"]).iloc[-1]
+        axis.axhline(last, color=GOLD, linestyle="--", linewidth=1.5, zorder=0, label="Gold")
+    for method, color, marker, line in zip(methods, palette, "osD^", ("-", "-", "-", ":")):  # one may lie on another
         series = value(results[results.method == method])
-        axis.plot(series.index, series, color=color, marker=marker, markersize=5, label=method)
-    axis.set(xlabel="epoch", ylabel=ylabel)
+        axis.plot(series.index, series, color=color, marker=marker, linestyle=line, markersize=5, label=method)
+    axis.set(xlabel="epoch", ylabel=ylabel, title=TITLES[results.scenario.iloc[0]])
     whole_epochs(axis)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -385,17 +391,16 @@ def battery(values, floors):
 
     Args:
         values: a table, a row a model (Original and Gold first) and a column an attack.
-        floors: a series, for each attack the mean distance between two Golds, which is the colours' unit.
+        floors: a series, for each attack the colours' unit, above 0, see `battery.heat`.
     """
-    distance = (values - values.loc["Gold"]).abs()
-    units = (distance / floors[values.columns]).where(distance != 0, 0).clip(upper=1e6)  # two Golds may agree exactly
+    units = (values - values.loc["Gold"]).abs() / floors[values.columns]
     steps = [0, 1, 2, 4, 8, 16]
     colours = plt.get_cmap("Blues", len(steps))
     figure, axis = plt.subplots(figsize=(3.2 + 0.8 * len(values.columns), 2.8 + 0.34 * len(values)))
     sns.heatmap(units, annot=values.map(lambda value: f"{value:.3g}"), fmt="", mask=units.isna(), ax=axis, cmap=colours,
                 norm=BoundaryNorm(steps, colours.N, extend="max"), linewidths=0.5, yticklabels=True, xticklabels=True,
-                annot_kws={"size": 8.5}, cbar_kws={"label": "distance from Gold, in mean distances of two Golds",
-                "ticks": steps, "format": "%g", "location": "bottom", "shrink": 0.45, "aspect": 40,
+                annot_kws={"size": 8.5}, cbar_kws={"ticks": steps, "format": "%g", "location": "bottom", "shrink": 0.45,
+                "label": "distance from Gold, in mean distances of two Golds (0.5 % at least)", "aspect": 40,
                 "pad": 0.04})  # fmt: skip
     axis.set_facecolor("0.88")
     axis.grid(visible=False)
@@ -438,11 +443,11 @@ def relearn_curves(curves, original, tolerance=5):
     return figure
 
 
-def margin_histograms(unlearned, never, pictures, names):
-    """What U-LiRA looks at: an image a panel, its margins over models that unlearned it and models that never saw it.
+def margin_histograms(trained, never, pictures, names):
+    """What U-LiRA looks at: an image a panel, its margins over models trained on it and models that never saw it.
 
     Args:
-        unlearned, never: margins `(models, images)` and `(golds, images)`; the curves are the normals fitted to them.
+        trained, never: margins `(models, images)`; the curves are the normals fitted to them.
         pictures: the images, uint8 `(images, size, size, 3)`.
         names: what stands over each.
     """
@@ -452,13 +457,11 @@ def margin_histograms(unlearned, never, pictures, names):
         picture.imshow(np.asarray(pictures[i]))
         picture.set(xticks=[], yticks=[])
         picture.set_title(names[i], fontsize=10.5)
-        sides = np.asarray(unlearned)[:, i], np.asarray(never)[:, i]
+        sides = np.asarray(trained)[:, i], np.asarray(never)[:, i]
         edges = np.histogram_bin_edges(np.concatenate(sides), bins=12)
         beyond = 0.6 * (edges[-1] - edges[0])
         grid = np.linspace(edges[0] - beyond, edges[-1] + beyond, 200)
-        for side, color, label in zip(
-            sides, (FORGOTTEN, VALIDATION), ("trained on it, then unlearned", "never saw it")
-        ):
+        for side, color, label in zip(sides, (FORGOTTEN, VALIDATION), ("trained on it", "never saw it")):
             axis.hist(side, edges, density=True, color=color, alpha=0.4, linewidth=0, label=label)
             spread = max(side.std(ddof=1), 1e-6)
             axis.plot(

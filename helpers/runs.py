@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -63,7 +63,11 @@ def save(path, settings, tensors, **record):
     record = {"settings": settings, "sha256": sha256(draft), **record}
     text = json.dumps({**record, "own sha256": own_sha256(record)}, indent=1)
     replace_file(record_file, lambda file: file.write_text(text))
-    os.replace(draft, tensor_file)
+    try:
+        os.replace(draft, tensor_file)
+    except FileNotFoundError:
+        if not has(tensor_file, record["sha256"]):  # else another process has moved it there
+            raise
 
 
 def own_sha256(record):
@@ -76,28 +80,45 @@ def _files(path):
     return (path.with_name(path.name + ending) for ending in (".json", ".safetensors", ".draft.safetensors"))
 
 
+def has(file, digest):
+    """Whether `file` is there with that checksum."""
+    with suppress(FileNotFoundError):
+        return sha256(file) == digest
+    return False
+
+
 def load_record(path, settings):
     """The record saved at `path` if its settings are these and the tensors are intact, else None; says why not."""
+    record, problem = _look(path, settings)
+    if problem:
+        print(f"{path.name} {problem}")
+    return record
+
+
+def _look(path, settings, locked=False):
+    """The record at `path`, None if it is of no use, and what is wrong then; only who has the lock moves a draft."""
     record_file, tensor_file, draft = _files(path)
     if not record_file.exists():
-        return None
+        return None, ""
     try:
         record = json.loads(record_file.read_text())
         own = record.pop("own sha256", None)  # records of older versions have none
-        if draft.exists() and record["sha256"] == sha256(draft):
-            os.replace(draft, tensor_file)
         if own not in (None, own_sha256(record)):
-            problem = "has a record that does not match its checksum"
-        elif record["settings"] != json.loads(json.dumps(settings)):
-            problem = "was made with other settings"
-        elif record["sha256"] != sha256(tensor_file):
-            problem = "does not match its checksum"
-        else:
-            return record
+            return None, "has a record that does not match its checksum"
+        if record["settings"] != json.loads(json.dumps(settings)):
+            return None, "was made with other settings"
+        if has(tensor_file, record["sha256"]):
+            return record, ""
+        if has(draft, record["sha256"]):  # a save was cut short, or is about to move it
+            if not locked:
+                with alone(path):
+                    return _look(path, settings, locked=True)
+            os.replace(draft, tensor_file)
+        if has(tensor_file, record["sha256"]):
+            return record, ""
+        return None, "does not match its checksum" if tensor_file.exists() else "lacks its tensors"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = f"cannot be read ({type(error).__name__})"
-    print(f"{path.name} {problem}: making it again")
-    return None
+        return None, f"cannot be read ({type(error).__name__})"
 
 
 def load(path, settings):
@@ -108,21 +129,19 @@ def load(path, settings):
 
 @contextmanager
 def alone(path):
-    """Keep other processes from making `path` at the same time; yields whether it had to wait for one that did."""
+    """Keep other processes from making `path` at the same time; says so where it has to wait for one that does."""
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
-            waited = False
         except Timeout:
             print(f"{path.name} is being made by another process: waiting for it")
             lock.acquire()
-            waited = True
     except OSError as error:
         raise OSError(f"could not write {os.path.relpath(path, RUNS.parent)}: {error.strerror}") from error
     try:
-        yield waited
+        yield
     finally:
         lock.release()
 
@@ -132,14 +151,16 @@ def once(path, settings, make):
 
     Of two processes that ask at once, one makes it and the other waits.
     """
-    record = load_record(path, settings)
+    record, _ = _look(path, settings)
     if record is None:
-        with alone(path) as waited:
-            record = load_record(path, settings) if waited else None
+        with alone(path):
+            record, problem = _look(path, settings, locked=True)
             if record is None:
+                if problem:
+                    print(f"{path.name} {problem}: making it again")
                 tensors, made = make()
                 save(path, settings, tensors, **made)
-                record = load_record(path, settings)
+                record, _ = _look(path, settings, locked=True)
     return record
 
 

@@ -78,6 +78,13 @@ def target_index(split):
     return joined(members, len(split.train.images) + others)
 
 
+def target_images(split):
+    """The targets' images, uint8 `(targets, size, size, 3)`."""
+    others = split.sets[TARGETS[split.scenario][1]]
+    index = target_index(split).to(split.train.images.device)
+    return torch.cat([split.train.images, others.images])[index]
+
+
 def target_logits(logits, scenario):
     """The targets' part of `{set: logits}`, float32 `(targets, classes)`."""
     return joined(*(logits[name] for name in TARGETS[scenario]))

@@ -1,8 +1,8 @@
 """Settings chosen without a look at Gold: as many trials for each method, judged on held-out data alone.
 
-`tuned/<budget>.csv` has every trial, a row each; the settings with the best score are the chosen ones. The first
-trial is the budget's own settings, half as many as there are trials are random, the rest is proposed by Optuna's
-tree-structured Parzen estimator.
+`tuned/<budget>.csv` has every trial, a row each; the settings with the best score are the chosen ones, for the images
+that they were tried on (`identity`) and no others. The first trial is the budget's own settings, half as many as there
+are trials are random, the rest is proposed by Optuna's tree-structured Parzen estimator.
 """
 
 import inspect
@@ -17,10 +17,10 @@ from .training import Diverged
 from .unlearning import find_method, unlearn
 
 TABLES = runs.ROOT / "helpers" / "tuned"
-COLUMNS = ["data", "scenario", "method", "trial", "score", "seconds", "settings"]
+COLUMNS = ["data", "identity", "scenario", "method", "trial", "score", "seconds", "settings"]
 
 # Tried, on a logarithmic scale: learning rates from a third of the budget's own to thirty times it (authors chose
-# theirs for many more steps), a method's strength from the first to the second value.
+# theirs for many more steps), a method's strength from the first to the second value; `1 - alpha`: of alpha near 1.
 LR = (1 / 3, 30)
 STRENGTHS = {
     "M3 Reversal": {"s": (0.01, 3.0)},
@@ -34,7 +34,7 @@ STRENGTHS = {
     "2-Stage": {"tau": (0.1, 10.0)},
     "l1-sparse": {"alpha": (1e-6, 1e-3)},
     "CoUn": {"lam": (0.1, 6.0)},
-    "NegGrad+": {"alpha": (0.5, 0.9999)},
+    "NegGrad+": {"1 - alpha": (1e-4, 0.5)},
     "SFR-on": {"alpha": (0.03, 30.0)},
     "SalUn": {"share": (0.05, 1.0)},
     "Bad Teacher": {"share": (0.1, 1.0)},
@@ -64,9 +64,13 @@ def score(accuracies, original, scenario):
 
 
 def held_out_accuracies(model, split):
-    """Accuracies in percent on retained, forgotten and validation images, without the forgotten class's of these."""
+    """Accuracies in percent on retained, forgotten and validation images, without the forgotten class's of these.
+
+    Of the validation images the second half: among the first an audit has its targets (`shadows.joined`).
+    """
     retained, forgotten = {"random": ("retain", "forget"), "class": ("train retain", "train forget")}[split.scenario]
-    validation = split.validation.fresh(shuffle=False, batch_size=500)
+    half = split.validation.index[len(split.validation.index) // 2 :]
+    validation = split.validation.fresh(index=half, shuffle=False, batch_size=500)
     sets = {"retain": split.sets[retained], "forget": split.sets[forgotten], "validation": validation}
     measured = {}
     for name, batches in sets.items():
@@ -91,9 +95,10 @@ def tune(experiment, name, trials):
     original = held_out_accuracies(experiment.original.model, experiment.split)
 
     def attempt(trial):
-        settings = {n: float(f"{trial.suggest_float(n, *ends, log=True):.3g}") for n, ends in ranges.items()}
-        settings |= {n: trial.suggest_int(n, *ends) for n, ends in lengths.items()}
-        settings = {**own, **settings}
+        settings = {**own, **{n: trial.suggest_int(n, *ends) for n, ends in lengths.items()}}
+        for name, ends in ranges.items():
+            value = float(f"{trial.suggest_float(name, *ends, log=True):.3g}")
+            settings |= {name[4:]: round(1 - value, 7)} if name.startswith("1 - ") else {name: value}
         trial.set_user_attr("settings", settings)
         try:
             result = unlearn(
@@ -108,43 +113,49 @@ def tune(experiment, name, trials):
     sampler = optuna.samplers.TPESampler(seed=experiment.seed, n_startup_trials=1 + trials // 2)
     study = optuna.create_study(sampler=sampler)
     ends = {**ranges, **lengths}.items()
+    start |= {f"1 - {setting}": 1 - value for setting, value in start.items() if isinstance(value, float)}
     study.enqueue_trial({n: min(max(start[n], low), high) for n, (low, high) in ends if n in start})
     study.optimize(attempt, n_trials=trials)
     rows = [
-        (experiment.data.title, experiment.scenario, name, trial.number, trial.value, trial.duration.total_seconds(),
-         json.dumps(trial.user_attrs["settings"]))
+        (experiment.data.title, experiment.data.identity, experiment.scenario, name, trial.number, trial.value,
+         trial.duration.total_seconds(), json.dumps(trial.user_attrs["settings"]))
         for trial in study.trials
     ]  # fmt: skip
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"score": float})
 
 
-def trials_of(budget):
-    """All trials of a budget's methods; an empty table where nothing was tuned."""
+def all_trials(budget):
+    """All trials of a budget's methods on whatever images; an empty table where nothing was tuned."""
     file = TABLES / f"{budget}.csv"
     return pd.read_csv(file) if file.exists() else pd.DataFrame(columns=COLUMNS)
 
 
+def trials_of(experiment):
+    """Those on an experiment's images and in its scenario."""
+    trials = all_trials(experiment.budget_name)
+    return trials[(trials.identity == experiment.data.identity) & (trials.scenario == experiment.scenario)]
+
+
 def tuned(experiment, names):
     """The models that methods leave with their chosen settings, the budget's own where nothing was tuned."""
-    settings = chosen(experiment.budget_name, experiment.scenario)
+    settings = chosen(experiment)
     return [experiment.unlearned(name, **settings.get(name, {})) for name in names]
 
 
-def summary(budget, scenario):
+def summary(experiment):
     """For each method the score of the budget's own settings, the best score and the settings that have it."""
-    trials = trials_of(budget)
-    trials = trials[trials.scenario == scenario]
+    trials = trials_of(experiment)
     first = trials[trials.trial == 0].set_index("method").score
     best = trials.groupby("method", sort=False).score.min()
-    settings = {name: ", ".join(f"{k} {v}" for k, v in own.items()) for name, own in chosen(budget, scenario).items()}
+    settings = {name: ", ".join(f"{k} {v}" for k, v in own.items()) for name, own in chosen(experiment).items()}
     columns = {"trials": trials.groupby("method").size(), "budget's own, points off": first.round(2),
                "best, points off": best.round(2), "chosen settings": pd.Series(settings)}  # fmt: skip
     return pd.DataFrame(columns, index=best.index)
 
 
-def chosen(budget, scenario):
-    """Method -> the settings whose trial has the best score."""
-    trials = trials_of(budget)
-    trials = trials[(trials.scenario == scenario) & trials.score.notna()]
+def chosen(experiment):
+    """Method -> the settings whose trial has the best score on the experiment's images."""
+    trials = trials_of(experiment)
+    trials = trials[trials.score.notna()]
     best = trials.loc[trials.groupby("method", sort=False).score.idxmin()] if len(trials) else trials
     return {row.method: json.loads(row.settings) for row in best.itertuples()}

@@ -1,7 +1,9 @@
 """The driver: runs an unlearning method on a copy of a model, takes its steps, tracks and counts."""
 
+import ast
 import difflib
-import time
+import inspect
+import textwrap
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -9,7 +11,7 @@ import torch
 from torch import nn
 
 from .literature import METHODS
-from .training import Diverged, EpochEnd, Phase, autocast, check_finite, descend
+from .training import Diverged, EpochEnd, Phase, autocast, check_finite, descend, now
 
 
 @dataclass
@@ -59,7 +61,7 @@ def unlearn(
     history, cost, phases, losses = [], {"seconds": 0.0, "steps": 0}, {}, []
     optimizer, scheduler = Phase(lr=1e-3).start(model)
     torch.manual_seed(seed)
-    started = time.perf_counter()
+    started = now(device)
     happenings = function(model, split, **{**defaults, **settings})
     while True:
         with autocast(device):
@@ -72,24 +74,57 @@ def unlearn(
             _, optimizer, scheduler = phases[id(happening)]
         elif isinstance(happening, EpochEnd):
             mean_loss = torch.stack(losses).mean().item() if losses else float("nan")
-            cost["seconds"] += time.perf_counter() - started
+            cost["seconds"] += now(device) - started
             if losses:
                 check_finite(mean_loss, f"{function.__name__} diverged in epoch {len(history) + 1}")
             history.append({"epoch": len(history) + 1, "loss": mean_loss, **(happening.notes or {}),
                             **(track(model) if track else {})})  # fmt: skip
             if progress:
                 progress(f"epoch {len(history)}" + (f"  loss {mean_loss:.3f}" if losses else ""))
-            losses, started = [], time.perf_counter()
+            losses, started = [], now(device)
         else:
             check_finite(happening, f"{function.__name__} diverged in epoch {len(history) + 1}")
             descend(happening, optimizer, scheduler)
             losses.append(happening.detach())
             cost["steps"] += 1
-    cost["seconds"] += time.perf_counter() - started
+    cost["seconds"] += now(device) - started
     cost["images"] = split.seen["images"]
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise Diverged(f"{function.__name__} diverged: the model has weights that are not finite")
     return Unlearned(model.eval().requires_grad_(True), history, cost)
+
+
+def source_of(method):
+    """A method's source and that of all it reaches: functions of its module and of the suite's methods, plain values.
+
+    Without comments and docstrings, so that who explains a method better does not run it again.
+    """
+    ours, found, waiting = {method.__module__, "helpers.methods", "helpers.literature"}, {}, {"": method}
+    while waiting:
+        name, value = waiting.popitem()
+        if isinstance(value, dict):
+            waiting |= {f"{name}[{entry!r}]": value[entry] for entry in value}
+        elif isinstance(value, bool | int | float | str | tuple):
+            found[name] = f"{name} = {value!r}"
+        elif inspect.isfunction(value) and value.__module__ in ours and value not in found:
+            found[value] = _code(value)
+            reached = {n: value.__globals__[n] for n in _names(value.__code__) if n in value.__globals__}
+            waiting |= reached | inspect.getclosurevars(value).nonlocals
+    return "\n\n".join(sorted(found.values()))
+
+
+def _code(function):
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def _names(code):
+    """The names that a code object and those within it look up."""
+    inner = [name for constant in code.co_consts if inspect.iscode(constant) for name in _names(constant)]
+    return [*code.co_names, *inner]
 
 
 def find_method(method):

@@ -7,7 +7,6 @@ same size from the same weights, with the same number of threads, in turns. Imag
 shape: nothing is learnt, nothing is said about accuracy.
 """
 
-import argparse
 import inspect
 import os
 import re
@@ -34,7 +33,9 @@ from torchvision import transforms
 from torchvision.models import resnet18
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "workflow")]
+
+from wording import Parser  # noqa: E402
 
 from helpers import runs  # noqa: E402
 from helpers.budgets import BUDGETS, CIFAR10  # noqa: E402
@@ -576,7 +577,7 @@ def study(budget, seeds, count):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="run_all.sh bench", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = Parser(prog="run_all.sh bench", description=__doc__.split("\n")[0], allow_abbrev=False)
     add = parser.add_argument
     add("--cases", nargs="+", choices=[*CASES, *EXTRAS], help="only these (default: all)")
     add("--rounds", type=int, default=5, help="how often each side is timed, in turns (default: 5)")
@@ -584,7 +585,7 @@ def main(arguments=None):
     add("--markdown", action="store_true", help="tables in Markdown")
     add("--data", default="digits", help="for the notebook: on this data (default: digits)")
     add("--budget", default="quick", choices=BUDGETS, help="for the notebook: and this budget (default: quick)")
-    options = parser.parse_args(arguments)
+    options = parser.parse(arguments)
     if options.rounds < 1:
         parser.error("--rounds: at least 1")
     chosen = options.cases or [*CASES, *EXTRAS]

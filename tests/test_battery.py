@@ -15,7 +15,7 @@ from helpers.battery import COLUMNS, ENSEMBLE, JSD, Battery, heat, leaderboard, 
 from helpers.budgets import BUDGETS
 from helpers.data import load_data
 from helpers.experiment import Experiment
-from helpers.shadows import TARGETS, is_member, joined, target_index
+from helpers.shadows import TARGETS, is_member, joined, target_images, target_index
 
 SHADOWS = 8
 SETTINGS = {"Perfect": {}, "Nothing": {}, "Too much": {"lr": 1.0}, "Away": {}}
@@ -137,7 +137,10 @@ def test_what_the_pictures_take(table):
     scenario = table.scenario[0]
     assert list(table.columns) == COLUMNS
     means, floors = heat(table, scenario)
-    assert list(means.index[:2]) == ["Original", "Gold"] and "floor" not in means.index and floors.notna().all()
+    assert list(means.index[:2]) == ["Original", "Gold"] and "floor" not in means.index
+    floor = battery.of(table, scenario)["mean"]["floor"]
+    assert floors["UA"] == max(floor["UA"], 0.5) and floors["RMIA AUC"] == max(floor["RMIA AUC"], 0.005)
+    assert floors.min() >= 0.005, "two Golds that agree are no unit"
     decision = points(table).set_index("method")
     gaps = replicates(table, scenario, "average gap")
     assert decision.gap["Perfect"] == pytest.approx(gaps["Perfect"].mean())
@@ -178,6 +181,12 @@ def test_luck_is_told_apart_by_its_source(audited, table):
 def test_conclusions_say_what_the_table_has(table):
     """The best, its cost, whether it is within the floor; nobody is called best without who cannot be told from it."""
     gap, jsd, lira = battery.conclusions(table).splitlines()
+    assert "Golds" in lira
+    alone = table[(table.method != "Gold") | (table.metric != "U-LiRA AUC")]
+    assert "Golds" not in battery.conclusions(alone), "two are no ensemble"
+    blind = table.assign(value=table.value.mask((table.method == "Original") & (table.metric == "U-LiRA AUC"), 0.52))
+    found = table.assign(value=table.value.mask((table.method == "Original") & (table.metric == "U-LiRA AUC"), 0.8))
+    assert "proves nothing" in battery.conclusions(blind) and "proves nothing" not in battery.conclusions(found)
     assert "average gap: the smallest has **Perfect**" in gap and "at 10.0 % of retraining" in gap
     assert JSD in jsd and "a uniform prediction" in jsd and "Original" in lira
     tests = battery.paired(table, table.scenario[0]).set_index("first")
@@ -202,6 +211,8 @@ def test_targets_come_in_the_order_of_their_index(audited):
     members, others = TARGETS[split.scenario]
     both = torch.cat([split.train.labels, split.sets[others].labels])
     assert torch.equal(audited.y, both[target_index(split)])
+    pictures = torch.cat([split.train.images, split.sets[others].images])[target_index(split)]
+    assert torch.equal(target_images(split), pictures)
     assert len(joined(position[members], position[others])) == len(audited.y) == audited.is_member.shape[1]
 
 
@@ -213,20 +224,62 @@ def test_too_few_models_are_refused(audited):
         Battery(one, {})
 
 
-def test_without_three_models_a_side_there_is_no_ensemble(table, audited):
-    """Two Golds cannot stand for an ensemble: no row claims it."""
-    four = np.random.default_rng(0).normal(size=(4, 5))
-    two = four[:2]
-    assert battery.compare(two, four, 4) == {} and battery.compare(four, four, 4)["models a side"] == 4
-    assert {name for name in table[table.shadow == ENSEMBLE].method if " v. " not in name} == {
-        "Gold",
-        "Original",
-        *SETTINGS,
-    }
-    assert audited.models_a_side == 4
-    few = copy(audited)
-    few.experiment, few.shadows = SimpleNamespace(golds=[1, 2, 3]), range(16)
-    assert few.models_a_side == 3, "as many for a method as there are Golds to compare with"
-    few.experiment = SimpleNamespace(golds=[1, 2])
-    assert few.models_a_side == 8
-    assert isinstance(audited.sizes(), dict) and pd.Series(audited.sizes())["Golds"] == 4
+def test_likeness_is_to_retrained_models_and_as_many_of_each_side(table, audited):
+    """Forgetting quality and KLOM compare with Golds, too few of them with shadows that never saw the image."""
+    ensemble = table[(table.shadow == ENSEMBLE) & ~table.method.str.contains(" v. ") & (table.method != "Away")]
+    assert set(ensemble.method) == {"Gold", "Original", *SETTINGS} - {"Away"}
+    found = ensemble.set_index(["method", "metric"]).value
+    members, never = audit.by_membership(audited.margins(audited.runs("Nothing")), audited.is_member)
+    golds = audited.margins(audited.experiment.golds)
+    assert found["Nothing", "forgetting quality"] == audit.forgetting_quality(members, golds)["F"]
+    assert found["Nothing", "KLOM, P95"] == np.percentile(audit.klom(members, golds), 95)
+    assert found["Nothing", "U-LiRA AUC"] == audit.u_lira(members, never, shared=True)["AUC"]
+    _, untouched = audit.by_membership(audited.margins(audited.runs("Original")), audited.is_member)
+    assert found["Gold", "KLOM, P95"] == np.percentile(audit.klom(untouched, golds), 95)
+    assert found["Gold", "U-LiRA AUC"] == audit.u_lira(golds, untouched, shared=True)["AUC"]
+    score = found["Nothing", "forgetting quality"]
+    for metric in ("RA", "TA"):
+        rows = table[(table.metric == metric) & (table.shadow != ENSEMBLE)]
+        own, gold = (rows[rows.method.str.match(name)].value.mean() for name in ("Nothing", "Gold"))
+        score *= own / gold
+    assert found["Nothing", "final score"] == pytest.approx(score)
+    uneven = battery.likeness(np.random.default_rng(0).normal(size=(8, 5)), golds[:3, :5])
+    assert uneven["models a side"] == 3 and found["Nothing", "models a side"] == 4
+    few = Battery(copy(audited.experiment), SETTINGS)
+    few.experiment.golds = few.experiment.golds[:2]
+    assert few.golds_as_ensemble() == {} and np.array_equal(few.retrained, untouched)
+    assert pd.Series(audited.sizes())["Golds"] == 4
+
+
+def test_a_gold_is_not_its_own_reference(audited):
+    """RMIA compares it with the other Golds alone."""
+    members, golds = audited.is_member[0], audited.experiment.golds
+    expected = audited.attack(golds[1], members, [golds[0], *golds[2:]])
+    assert audited.golds(members)[1] == expected
+    assert expected["RMIA AUC"] != audited.attack(golds[1], members, golds)["RMIA AUC"]
+
+
+def test_golds_interval_is_over_golds(table, audited):
+    """A Gold says the same of test images whichever shadow it is compared with: that repeats nothing."""
+    scenario = table.scenario[0]
+    every = [[gold["TA"] for gold in audited.golds(members)] for members in audited.is_member]
+    expected, low, _ = audit.interval(np.mean(every, axis=0))
+    stats = battery.of(table, scenario).loc[("Gold", "TA")]
+    assert stats["mean"] == pytest.approx(expected) and stats.half == pytest.approx(expected - low) and stats.half > 0
+
+
+def test_the_best_is_compared_at_the_price_of_having_been_chosen(table):
+    """p-values are adjusted for all pairs, not only for those with the best."""
+    scenario = table.scenario[0]
+    values = replicates(table, scenario, "average gap")[["Perfect", "Nothing", "Too much"]]
+    tests = battery.paired(table, scenario).set_index("first")
+    every = audit.paired_tests(values[["Nothing", "Too much", "Perfect"]])
+    assert list(tests.second) == ["Perfect"] * 2 and len(every) == 3
+    for name in tests.index:
+        assert (
+            tests["p (Holm)"][name] == every[(every["first"] == name) & (every.second == "Perfect")]["p (Holm)"].item()
+        )
+        assert (
+            tests.difference[name] == pytest.approx((values[name] - values["Perfect"]).mean())
+            and tests.difference[name] > 0
+        )

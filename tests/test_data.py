@@ -1,6 +1,7 @@
 """Images, splits and batches."""
 
 import hashlib
+import os
 import pickle
 import tarfile
 from collections import Counter
@@ -16,7 +17,7 @@ from torchvision.transforms.v2.functional import normalize
 
 from helpers import data as data_module
 from helpers import runs
-from helpers.data import Batches, class_number, crop_and_flip, load_data, make_split, random_indices
+from helpers.data import Batches, class_number, crop_and_flip, find_folder, load_data, make_split, random_indices
 
 pytestmark = pytest.mark.usefixtures("runs_folder")
 ARCHIVE = runs.ROOT.parent / "shared" / "data" / "cifar10-jpeg.tar.gz"
@@ -125,7 +126,7 @@ def test_class_is_found_by_name_or_index(data):
     assert [class_number(data, name) for name in (None, "c", 2, "2")] == [0, 2, 2, 2]
 
 
-@pytest.mark.parametrize("name", ["airplane", 4, -1, True])
+@pytest.mark.parametrize("name", ["airplane", 4, -1, True, "²"])
 def test_unknown_class_is_refused_with_those_there_are(data, name):
     with pytest.raises(ValueError, match="a, b, c, d"):
         make_split(data, "class", forget_class=name)
@@ -270,6 +271,25 @@ def test_broken_image_is_named(one_level, keep):
         load_data(one_level, size=8)
 
 
+def test_an_image_too_large_to_decode_is_named(one_level, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(ValueError, match=r"cat/0.png.*not a readable image: Image size \(64 pixels\)"):
+        load_data(one_level, size=8)
+
+
+def test_a_file_name_that_is_not_utf8_is_taken(one_level):
+    before = load_data(one_level, size=8).identity
+    os.rename(one_level / "cat" / "3.png", os.fsencode(one_level / "cat") + b"/3\xff.png")
+    pets = load_data(one_level, size=8)
+    assert len(pets.train_y) + len(pets.test_y) == 20 and pets.identity != before
+
+
+def test_a_link_to_a_folder_keeps_its_own_name(one_level, tmp_path):
+    (tmp_path / "linked").symlink_to(one_level)
+    assert load_data(tmp_path / "linked", size=8).name == "linked"
+    assert find_folder(tmp_path / "linked") == tmp_path / "linked"
+
+
 def test_too_few_images_in_a_class_are_refused(one_level):
     for i in range(3, 10):
         (one_level / "dog" / f"{i}.png").unlink()
@@ -301,9 +321,10 @@ def test_train_and_test_with_other_classes_are_refused(two_level):
         load_data(two_level)
 
 
-def test_unknown_data_name_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="'cifar' is unknown: give digits, cifar10 or an existing folder"):
-        load_data("cifar")
+@pytest.mark.parametrize("name", ["cifar", ""])
+def test_unknown_data_name_is_refused_with_the_known_ones(name):
+    with pytest.raises(ValueError, match=f"'{name}' is unknown: give digits, cifar10 or an existing folder"):
+        load_data(name)
 
 
 def test_folder_of_jpeg_files_from_cifar10(tmp_path):

@@ -183,12 +183,39 @@ def test_the_tracked_images_are_part_of_their_set(store):
     assert set(tracked) == {"train retain", "train forget", "test retain"}
 
 
-def test_seeds_there(store):
-    """Seeds are found by their Originals; another forgotten class does not count."""
+def test_seeds_there(store, monkeypatch):
+    """Beside its own, those of which all lies there: not one that was cut short, nor that of another class."""
+    monkeypatch.setitem(BUDGETS["smoke"], "class", {**BUDGETS["smoke"]["class"], "methods": {"Gradient ascent": {}}})
     for seed in (0, 3):
-        _ = experiment(seed=seed).original
-    _ = experiment(seed=7, forget_class=5).original
-    assert experiment().seeds_there() == [0, 3]
+        experiment(seed=seed).table()
+    _ = experiment(seed=2).original
+    experiment(seed=7, forget_class=5).table()
+    assert experiment().seeds_there() == [0, 3] and experiment(seed=2).seeds_there() == [0, 2, 3]
+    next((store / "models").rglob("gradient-ascent-seed3-*.json")).unlink()
+    assert experiment().seeds_there() == [0] and experiment(seed=3).seeds_there() == [0, 3]
+
+
+def test_another_seed_has_models_of_its_own_on_the_same_split(store):
+    first = experiment()
+    _ = first.original, first.golds
+    other = first.with_seed(1)
+    assert other.split is first.split and other.settings("Gradient ascent") == first.settings("Gradient ascent")
+    assert other.original.settings == experiment(seed=1).original.settings != first.original.settings
+    assert other.golds[0].settings["seed"] == 1 and first.with_seed(0) is first
+
+
+@pytest.mark.parametrize(
+    ("scenario", "changes", "message"),
+    [
+        ("random", {"budget": "quik"}, "budget = 'quik': one of quick, short"),
+        ("clas", {}, "scenario = 'clas': one of random, class"),
+        ("random", {"start": "chained"}, "start = 'chained': one of fresh, chain"),
+        ("class", {"forget_index": torch.tensor([1, 2])}, "forget_index = a list: only the scenario random takes one"),
+    ],
+)
+def test_an_experiment_refuses_what_it_does_not_know(scenario, changes, message):
+    with pytest.raises(ValueError, match=message):
+        Experiment(load_data("digits"), scenario, **changes)
 
 
 def test_head_cuts_and_renames(digits=None):

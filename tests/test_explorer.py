@@ -1,7 +1,10 @@
 """The explorer: what it finds, what it shows, how fast it answers; the live page runs, stops and compares."""
 
+import io
 import re
+import shutil
 import time
+from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from helpers import explorer, runs
 from helpers.data import load_data
 from helpers.experiment import Experiment
 from helpers.metrics import js_distance
+from helpers.shadows import still_to_train
 from helpers.training import EpochEnd, Phase
 
 METHODS = ("Gradient ascent", "M2 Selective FT")
@@ -53,8 +57,39 @@ def test_there_finds_what_has_run_and_trains_nothing(suite, monkeypatch):
         "Gold 2",
         *reversed(METHODS),
     ]
-    assert names(fresh.with_seed(1)) == [] and fresh.seeds_there() == [0] and fresh.with_seed(1).seeds_there() == [0, 1]
+    assert names(fresh.with_seed(1)) == [] and fresh.seeds_there() == [0]
     assert names(Experiment(load_data("digits"), "class", "smoke", forget_class=3)) == []
+
+
+def test_damaged_and_vanishing_records_are_passed_over(suite, tmp_path, monkeypatch):
+    """A truncated file, one of another process that is gone before it is read, one without settings."""
+    shutil.copytree(runs.RUNS, tmp_path / "runs")
+    monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
+    e = Experiment(load_data("digits"), "class", "smoke")
+    before = names(e)
+    (e.folder / "truncated.json").write_text('{"settings": {"sour')
+    (e.folder / "gone.json").symlink_to("nowhere")
+    (e.folder / "gone.partial.json").symlink_to("nowhere")
+    (e.folder / "other.json").write_text("[1]")
+    assert "Soften" in before and names(e) == before and e.seeds_there() == [0]
+
+
+def test_what_only_looks_writes_nothing(suite, tmp_path, monkeypatch):
+    """A model without its outputs or with damaged weights counts as not there; nothing is made or removed."""
+    shutil.copytree(runs.RUNS, tmp_path / "runs")
+    monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
+    e = Experiment(load_data("digits"), "class", "smoke")
+    [outputs] = e.folder.glob("gold-2-*.outputs.safetensors")
+    outputs.unlink()
+    [weights] = [file for file in e.folder.glob("soften-*.safetensors") if ".outputs" not in file.name]
+    weights.write_bytes(weights.read_bytes()[:-1])
+    (e.folder / f"{weights.stem}.partial.json").write_text("{}")
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    said = io.StringIO()
+    with redirect_stdout(said):
+        assert still_to_train(e) == ["gold-2"] and "Soften" not in names(e)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
+    assert f"{weights.stem} does not match its checksum\n" in said.getvalue() and "again" not in said.getvalue()
 
 
 def test_an_edited_method_shows_its_newest_run(suite, monkeypatch):
@@ -153,6 +188,20 @@ def test_live_runs_stops_and_compares(suite):
     page.thread.join()
     assert 2 <= len(page.history) < 21 and "stopped after" in page.status.value
     assert len(page.last) == 4 and all(word in page.status.value for word in ("this run", "last run", "Gold"))
+
+
+def test_a_live_run_has_the_budgets_settings_beneath_its_sliders(suite, monkeypatch):
+    """Also those that the method hands on, and that no slider shows."""
+    asked = {}
+    monkeypatch.setattr(explorer, "unlearn", lambda name, *a, **settings: asked.update(settings))
+    page = explorer.Live(suite[1])
+    page.method.value = "H4 Thawing"
+    shown = {slider.description: slider for slider in page.sliders.children}
+    shown["thaw"].value = 0.5
+    page.run.click()
+    page.thread.join()
+    wanted = suite[1].settings("H4 Thawing") | {"thaw": 0.5}
+    assert wanted.keys() - shown.keys() and {name: asked[name] for name in wanted} == wanted
 
 
 def test_a_live_run_that_diverges_says_so(suite):

@@ -18,7 +18,7 @@ from helpers.methods import DOCUMENTS, contrast, exponential, kl_uniform, linear
 from helpers.metrics import losses, predict
 from helpers.models import build_model, early, is_vit, last_linear, tail
 from helpers.training import EpochEnd, Phase, train
-from helpers.unlearning import unlearn
+from helpers.unlearning import source_of, unlearn
 
 pytestmark = pytest.mark.usefixtures("float32")
 
@@ -369,11 +369,11 @@ def test_h4_tells_h3s_story(toy, random_split):
 
 @pytest.mark.parametrize("epochs, frozen", [(10, 3), (4, 2)])
 def test_h4_freezes_the_early_part_at_first(network, random_split, epochs, frozen):
-    """Frozen for 30 % of the epochs, and to the end of the epoch in which that share ends."""
+    """Frozen for 30 % of the epochs, and to the end of the epoch in which that share ends; BatchNorm's buffers too."""
     history = []
 
     def parameters(model):
-        first = [parameter.detach().clone() for part in early(model) for parameter in part.parameters()]
+        first = [tensor.clone() for part in early(model) for tensor in part.state_dict().values()]
         return first, last_linear(model).weight.clone()
 
     def track(model):
@@ -497,3 +497,30 @@ def test_two_stage_spreads_the_predictions_on_what_is_forgotten(trained, random_
     result = unlearn("2-Stage", trained, random_split, batch_size=8, lr=0.02, epochs=10)
     before, after = (kl_uniform(predict(model, random_split.sets["forget"])[0]) for model in (trained, result.model))
     assert after < before / 2
+
+
+# --- what determines a result -------------------------------------------------------------------------------------
+
+RATE = 0.1
+
+
+def mended(loss):
+    """What `example` reaches."""
+    return 2 * loss
+
+
+def example(model, split, *, epochs=1, lr=RATE):
+    """A method."""
+    growths = {"double": mended}
+    yield Phase(lr)
+    yield growths["double"](model(next(iter(split.retain))[0]).sum() * RATE)
+
+
+def test_the_source_of_a_method_is_all_that_it_reaches(monkeypatch):
+    """Its own code, its module's functions, its constants and the suite's methods; not comments and docstrings."""
+    source = source_of(example)
+    assert "return 2 * loss" in source and "RATE = 0.1" in source and "What `example`" not in source
+    monkeypatch.setitem(globals(), "RATE", 0.2)
+    assert source_of(example) != source
+    assert "def ascend" in source_of(methods.scaled_ascent) and "def square" in source_of(methods.scaled_ascent)
+    assert "def square" not in source_of(methods.gradient_ascent)

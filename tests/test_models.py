@@ -62,6 +62,28 @@ def test_unknown_network_is_a_value_error():
         build_model("vit_tinny")
 
 
+@pytest.mark.parametrize(
+    "name", ["deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s32_224", "levit_128s"]
+)
+def test_networks_made_for_one_size_are_built_for_the_images(name):
+    network = build_model(name, classes=4).eval()
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("crossvit_tiny_240", "images of 32 pixels: .*it was made for images of 240 pixels"),
+        ("inception_v4", "images of 32 pixels: .*it was made for images of 299 pixels"),
+        ("resnetv2_50x1_bit", "ResNetV2 has no linear layer"),
+    ],
+)
+def test_a_network_that_cannot_be_used_says_why_in_one_line(name, reason):
+    with pytest.raises(ValueError, match=f"timm model '{name}'.*{reason}") as caught:
+        build_model(name)
+    assert "\n" not in str(caught.value)
+
+
 # --- weights ------------------------------------------------------------------------------------------------------
 
 

@@ -63,11 +63,10 @@ def test_there_are_the_ten_notebooks():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_has_one_cell_of_literal_parameters(path):
-    """The knobs are the same everywhere (10 takes all seeds), and the digits run by default."""
+    """The knobs are the same everywhere, and the digits run by default."""
     [cell] = [c for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", [])]
     names = re.findall(r"^(\w+) = ", cell.source, re.M)
-    expected = ["data", "budget", "scenarios", "seed", "forget_class", "forget_fraction", "start"]
-    assert names == [name for name in expected if name != "seed" or path.stem[:2] != "10"]
+    assert names == ["data", "budget", "scenarios", "seed", "forget_class", "forget_fraction", "start"]
     assert 'data = "digits"' in cell.source and 'budget = "quick"' in cell.source
 
 

@@ -1,6 +1,7 @@
 """One's own images, list of images to forget, method and network; and the summary for those who asked."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,12 @@ def test_bad_forget_list_is_refused(own, tmp_path, text, message):
         read_forget_list(file, own[0].data)
 
 
+def test_a_forget_list_may_begin_with_a_byte_order_mark(own, tmp_path):
+    """As Windows' editors write it."""
+    (tmp_path / "asked.txt").write_text(f"{own[0].data.files[3]}\n", encoding="utf-8-sig")
+    assert read_forget_list(tmp_path / "asked.txt", own[0].data).tolist() == [3]
+
+
 def test_list_and_fraction_are_kept_apart(own):
     """Another list, and a fraction, are other experiments; a budget that cuts the images takes no list."""
     e = own[0]
@@ -117,7 +124,7 @@ def test_any_network_of_timm_or_a_word_why_not(own):
     """Methods for the whole network ran above on a MobileNet; those that need its end say what they need."""
     e = own[0]
     assert e.original.settings["model"] == SMALL and type(e.original.model).__name__ == "MobileNetV3"
-    with pytest.raises(ValueError, match=r"M2 to M6 and H4 need a ResNet or a ViT with a class token"):
+    with pytest.raises(ValueError, match=r"M2 to M6, H4, CF-k and EU-k need a ResNet or a ViT with a class token"):
         e.unlearned("M2 Selective FT")
     for part in (tail, early):
         with pytest.raises(ValueError, match="no known tail"):
@@ -150,6 +157,18 @@ def test_certificate_says_what_was_done_and_what_not(own):
     assert within == ("yes" if float(apart) <= float(floor) else "no")
     assert "## What is not guaranteed" in text and "no check of a model can show that" in text
     assert [row.endswith("| yes |") for row in (certificate_row(5, 3), certificate_row(3, 3))] == [False, True]
+    unmeasured = " not measurable |" * 5
+    assert row("attack", *[float("nan")] * 4) == f"| attack |{unmeasured} not measurable |"
+
+
+def test_no_certificate_for_what_diverged_or_followed_another_method(own):
+    """One line that says why."""
+    e, mine = own
+    with pytest.raises(ValueError, match=r"Soften \(mine\) diverged: there is no model to certify"):
+        certificate(e, replace(mine, diverged="soften diverged in epoch 1", cost={}))
+    follower = {**mine.settings, "start": mine.settings}
+    with pytest.raises(ValueError, match="started from what another method left: certify one with start = 'fresh'"):
+        certificate(e, replace(mine, settings=follower))
 
 
 def certificate_row(difference, floor):
@@ -167,7 +186,7 @@ def test_readmes_examples_run(own, photos, tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
     assert len(blocks) == 4
     changes = {"path/to/images": str(photos), '"quick"': '"smoke"', "[*suite[0].methods,": "[*suite[0].methods[:1],"}
-    space = {"suite": [own[0]], "plots": plots, "gap_points": gap_points}
+    space = {"suite": [own[0]], "plots": plots}
     for number, block in enumerate(blocks):
         for old, new in changes.items():
             block = block.replace(old, new)

@@ -70,6 +70,31 @@ def test_the_front_the_floor_and_the_original_are_drawn_where_they_are():
         assert band.get_y() == 0 and band.get_y() + band.get_height() == pytest.approx(high)
 
 
+def tidy(rows):
+    """Rows (method, epoch, set, metric, value) of the random scenario as the tidy table."""
+    table = pd.DataFrame(rows, columns=["method", "epoch", "set", "metric", "value"])
+    return table.assign(scenario="random", seed=0)
+
+
+def test_curves_compare_with_gold_on_the_same_images():
+    """The dashed line is Gold's last tracked accuracy, not its accuracy on the whole set."""
+    rows = [("Gold", 1, "forget", "tracked accuracy", 60), ("Gold", 2, "forget", "tracked accuracy", 70)]
+    rows += [("Gold", 2, "forget", "accuracy", 75), ("NoT", 1, "forget", "tracked accuracy", 90)]
+    axis = plots.curves(tidy(rows)).axes[0]
+    assert [set(one.get_ydata()) for one in axis.lines if one.get_linestyle() == "--"] == [{70}]
+    trend = plots.trends(tidy(rows), ["NoT"], "accuracy", plots.by_epoch("tracked accuracy", "forget"), gold=True)
+    assert set(line(trend.axes[0], "Gold").get_ydata()) == {70} and trend.axes[0].get_title() == "random scenario"
+
+
+def test_no_mark_of_a_model_hides_another():
+    """Equal accuracies on several sets are marks beside each other, in the row of their model."""
+    sets = ("retain", "forget", "validation", "test")
+    rows = [(method, 1, name, "accuracy", 80) for method in ("Gold", "NoT") for name in sets]
+    axis = plots.accuracies(tidy(rows)).axes[0]
+    heights = np.array([marks.get_offsets()[:, 1] for marks in axis.collections if len(marks.get_offsets()) == 2])
+    assert len(np.unique(heights)) == 8 and (abs(heights - [0, 1]) < 0.5).all()
+
+
 def test_battery_colours_by_distance_from_gold_in_units_of_the_floor():
     """Gold and what lies within its floor are lightest, a missing value has neither colour nor number."""
     values = pd.DataFrame(

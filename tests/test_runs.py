@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,14 +97,14 @@ def test_damage_is_told_in_one_line_and_nothing_loaded(path, saved, capsys, file
 def test_a_flipped_bit_is_told_and_nothing_loaded(path, saved, capsys, flip_byte):
     flip_byte(path.parent / "m1.safetensors")
     assert runs.load(path, SETTINGS) is None
-    assert capsys.readouterr().out == "m1 does not match its checksum: making it again\n"
+    assert capsys.readouterr().out == "m1 does not match its checksum\n"
 
 
 def test_a_changed_number_in_the_record_is_told_and_nothing_loaded(path, saved, capsys):
     record = path.with_name("m1.json")
     record.write_text(record.read_text().replace("0.30000000000000004", "0.70000000000000004"))
     assert runs.load(path, SETTINGS) is None
-    assert capsys.readouterr().out == "m1 has a record that does not match its checksum: making it again\n"
+    assert capsys.readouterr().out == "m1 has a record that does not match its checksum\n"
 
 
 def test_a_record_of_an_older_version_has_no_checksum_and_is_taken(path, saved):
@@ -114,7 +116,7 @@ def test_a_record_of_an_older_version_has_no_checksum_and_is_taken(path, saved):
 
 def test_other_settings_are_told_and_nothing_loaded(path, saved, capsys):
     assert runs.load(path, {**SETTINGS, "lr": 0.2}) is None
-    assert capsys.readouterr().out == "m1 was made with other settings: making it again\n"
+    assert capsys.readouterr().out == "m1 was made with other settings\n"
 
 
 def half_written(error):
@@ -160,6 +162,70 @@ def test_a_save_cut_between_its_two_files_leaves_the_old_pair(path, saved, monke
             runs.save(path, SETTINGS, {"w": torch.zeros(3)})
     tensors, _ = runs.load(path, SETTINGS)
     assert torch.equal(tensors["w"], saved["w"])
+
+
+@pytest.fixture
+def cut(path, saved, monkeypatch):
+    """A save that was cut between its record and the move of its draft; returns the draft and its goal."""
+    with monkeypatch.context() as patch:
+        replace = os.replace
+        patch.setattr(os, "replace", lambda old, new: Path(new).name == "m1.safetensors" or replace(old, new))
+        runs.save(path, SETTINGS, {"w": torch.zeros(3)})
+    draft = path.with_name("m1.draft.safetensors")
+    assert draft.exists()
+    return draft, path.with_name("m1.safetensors")
+
+
+def test_a_save_cut_before_its_draft_was_moved_leaves_the_new_pair(path, cut, capsys):
+    assert torch.equal(runs.load(path, SETTINGS)[0]["w"], torch.zeros(3)) and not cut[0].exists()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_reader_leaves_the_draft_to_who_has_the_lock(path, cut, monkeypatch, capsys):
+    """The writer moves it while the reader waits for the lock."""
+    waited = []
+
+    @contextmanager
+    def alone(locked):
+        waited.append(locked)
+        os.replace(*cut)
+        yield
+
+    monkeypatch.setattr(runs, "alone", alone)
+    assert torch.equal(runs.load(path, SETTINGS)[0]["w"], torch.zeros(3)) and capsys.readouterr().out == ""
+    assert waited == [path]
+
+
+def test_a_draft_that_goes_while_a_reader_looks_is_no_damage(path, cut, monkeypatch, capsys):
+    sha256 = runs.sha256
+
+    def late(file):
+        if file == cut[0]:
+            os.replace(*cut)
+        return sha256(file)
+
+    monkeypatch.setattr(runs, "sha256", late)
+    assert runs.load_record(path, SETTINGS) and capsys.readouterr().out == ""
+
+
+def test_a_draft_that_another_process_has_moved_is_no_failed_save(path, saved, monkeypatch):
+    replace = os.replace
+
+    def twice(old, new):
+        replace(old, new)
+        if new.name == "m1.safetensors":
+            replace(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda old, new: twice(Path(old), Path(new)))
+        runs.save(path, SETTINGS, {"w": torch.zeros(3)})
+    assert torch.equal(runs.load(path, SETTINGS)[0]["w"], torch.zeros(3))
+
+
+def test_what_is_made_again_is_told_once(path, saved, capsys, flip_byte):
+    flip_byte(path.parent / "m1.safetensors")
+    runs.remember(path, SETTINGS, lambda: saved)
+    assert capsys.readouterr().out == "m1 does not match its checksum: making it again\n"
 
 
 def test_a_path_outside_runs_can_be_named_too(runs_folder, tmp_path):

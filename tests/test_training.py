@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from helpers import data as data_module
-from helpers import training, unlearning
+from helpers import training
 from helpers.training import Diverged, EpochEnd, Phase, train
 from helpers.unlearning import find_method, unlearn
 
@@ -338,7 +338,7 @@ def test_methods_start_in_training_mode(toy, random_split):
 
 def test_unlearning_seconds_leave_tracking_out(toy, random_split, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(unlearning, "time", clock)
+    monkeypatch.setattr(training, "time", clock)
 
     def slow(model, split):
         for _ in range(3):
@@ -352,6 +352,35 @@ def test_unlearning_seconds_leave_tracking_out(toy, random_split, monkeypatch):
         return {}
 
     assert unlearn(slow, toy(), random_split, track=track).cost["seconds"] == 7
+
+
+def test_the_clock_waits_for_a_gpu(monkeypatch):
+    """Kernels that were only queued are work that is not done yet."""
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    training.now("cpu")
+    assert not waited
+    training.now(torch.device("cuda", 0))
+    assert waited == [torch.device("cuda", 0)]
+
+
+@pytest.mark.parametrize("steps", [1, 4, 9, 17, 100])
+def test_one_cycle_never_exceeds_its_rate(steps):
+    factors = [Phase(0.1, schedule="onecycle", steps=steps).factor(step) for step in range(steps)]
+    assert min(factors) > 0 and max(factors) <= 1 and factors[-1] == min(factors[steps // 2 :])
+
+
+def test_training_has_no_small_last_batch(toy, random_split, monkeypatch):
+    """A last batch of less than a quarter of the others joins the one before it: on few images training breaks."""
+    sizes, prepare = [], data_module.Batches.prepare
+    monkeypatch.setattr(
+        data_module.Batches, "prepare", lambda self, x, *a: sizes.append(len(x)) or prepare(self, x, *a)
+    )
+    for count, expected in ((35, [16, 19]), (36, [16, 16, 4])):
+        sizes.clear()
+        few = random_split.train.fresh(index=random_split.train.index[:count])
+        train(toy(), few, epochs=1, batch_size=16, lr=0.01)
+        assert sizes == expected
 
 
 def test_same_seed_same_unlearning(toy, random_split):

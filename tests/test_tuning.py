@@ -1,16 +1,23 @@
 """Tuning: the score's known values, the same number of trials for all, and no look at Gold."""
 
 import json
+import math
+import sys
+from copy import copy
+from dataclasses import replace
 
 import pandas as pd
 import pytest
+from torch import nn
 
 from helpers import runs, tuning
 from helpers.budgets import BUDGETS
 from helpers.data import load_data
 from helpers.experiment import Experiment
+from helpers.metrics import accuracy, predict
+from helpers.shadows import target_index
 from helpers.training import Diverged
-from helpers.tuning import COLUMNS, chosen, score, tune
+from helpers.tuning import COLUMNS, chosen, held_out_accuracies, score, tune
 
 ORIGINAL = {"retain": 99.0, "forget": 99.0, "validation": 80.0}
 
@@ -73,8 +80,11 @@ def test_a_diverged_trial_has_no_score_and_is_never_chosen(experiment, monkeypat
     monkeypatch.setattr(tuning, "TABLES", tmp_path)
     away = table.assign(method="Hopeless", score=float("nan"))
     pd.concat([table, away]).to_csv(tmp_path / "smoke.csv", index=False)
-    assert chosen("smoke", "random") == {"Gradient ascent": json.loads(table.settings[1])}
-    assert chosen("smoke", "class") == {} and chosen("short", "random") == {}
+    assert chosen(experiment) == {"Gradient ascent": json.loads(table.settings[1])}
+    for changes in ({"scenario": "class"}, {"budget_name": "short"}, {"data": replace(experiment.data, identity="x")}):
+        other = copy(experiment)
+        vars(other).update(changes)
+        assert chosen(other) == {}, "settings are of the images and the scenario that they were tried on"
 
 
 def test_a_method_is_tuned_once_and_no_row_is_lost(experiment, monkeypatch, tmp_path):
@@ -86,7 +96,8 @@ def test_a_method_is_tuned_once_and_no_row_is_lost(experiment, monkeypatch, tmp_
 
     def tried(experiment, name, trials):
         calls.append((name, trials))
-        rows = [("toy", experiment.scenario, name, number, 1.5, 0.1, "{}") for number in range(trials)]
+        identity = experiment.data.identity
+        rows = [("toy", identity, experiment.scenario, name, number, math.nan, 0.1, "{}") for number in range(trials)]
         return pd.DataFrame(rows, columns=COLUMNS)
 
     for module in (command, tuning):
@@ -97,15 +108,44 @@ def test_a_method_is_tuned_once_and_no_row_is_lost(experiment, monkeypatch, tmp_
     assert calls == [("SalUn", 2), ("SCRUB", 2)]
     experiment.budget["tuning"] = {"trials": 3, "epochs": 2}
     command.tune_once(experiment, "SalUn")
-    table = tuning.trials_of("smoke")
+    table = tuning.all_trials("smoke")
     assert table.method.value_counts().to_dict() == {"SalUn": 3, "SCRUB": 2} and calls[2:] == [("SalUn", 3)]
+    experiment.data = replace(experiment.data, identity="other images")
+    command.tune_once(experiment, "SalUn")
+    assert tuning.all_trials("smoke").identity.value_counts()["other images"] == 3, "other images, other trials"
+
+
+def test_held_out_images_are_those_that_no_audit_attacks(experiment):
+    """The second half of the validation images; in the class scenario without the forgotten class's."""
+    model, seen = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)), []
+    by_class = Experiment(experiment.data, "class", "smoke")
+    for e, sets in ((experiment, ("retain", "forget")), (by_class, ("train retain", "train forget"))):
+        measured = held_out_accuracies(model, e.split)
+        validation = e.split.validation
+        half = validation.fresh(index=validation.index[len(validation.index) // 2 :], shuffle=False)
+        kept = half.y != e.split.forget_class if e.scenario == "class" else slice(None)
+        expected = [accuracy(predict(model, batches)[0], batches.y) for batches in map(e.split.sets.get, sets)]
+        expected.append(accuracy(predict(model, half)[0][kept], half.y[kept]))
+        assert list(measured.values()) == pytest.approx(expected)
+        seen.append(set(half.index.tolist()))
+    targets = target_index(experiment.split) - len(experiment.split.train.images)
+    assert not seen[0] & set(targets.tolist())
+
+
+def test_strengths_near_one_are_drawn_by_their_distance_from_one(experiment):
+    """NegGrad+'s alpha: its first trial is the budget's own, the others lie between 0.5 and 0.9999."""
+    table = tune(experiment, "NegGrad+", 4)
+    alphas = [json.loads(text)["alpha"] for text in table.settings]
+    assert alphas[0] == pytest.approx(0.95) and len(set(alphas)) == 4 and 0.5 <= min(alphas) <= max(alphas) <= 0.9999
 
 
 @pytest.mark.parametrize(
     "options, said",
     [
         (["--data", "nosuch"], "tune.py: data 'nosuch' is unknown: give digits, cifar10 or an existing folder"),
-        (["--budget", "smoke", "--methods", "SalUm"], "method 'SalUm' is unknown"),
+        (["--budget", "smoke", "--methods", "SalUm"], "tune.py: method 'SalUm' is unknown"),
+        (["--budget", "quik"], "tune.py: argument --budget: invalid choice: 'quik'"),
+        (["--trials", "3"], "tune.py: '--trials' is unknown"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(options, said, monkeypatch, capsys):
@@ -115,5 +155,6 @@ def test_bad_options_are_refused_in_one_line(options, said, monkeypatch, capsys)
 
     monkeypatch.setattr("sys.argv", ["tune.py", *options])
     with pytest.raises(SystemExit) as stopped:
-        command.main()
-    assert stopped.value.code == 2 and said in capsys.readouterr().err.splitlines()[-1]
+        sys.exit(command.main())
+    [line] = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and said in line

@@ -15,6 +15,7 @@ import nbformat
 import psutil
 import pytest
 from execute import parameter_problem, take_gpu
+from files import replace_text
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from save import save_outputs
 from suite import share_out, time_left
@@ -39,17 +40,37 @@ def load_data(source):
         raise ValueError(f"data '{source}' is unknown:\\n digits")
     return SimpleNamespace(name="digits", title="digits", identity="0", classes=("0", "1"))
 
+def find_folder(source):
+    load_data(source)
+
 def class_number(data, name):
     if name not in (None, *data.classes):
         raise ValueError(f"forget_class '{name}' is unknown")
 """,
     "training.py": "def pick_device():\n    return 'cpu'\n",
     "notebook.py": """
-from types import SimpleNamespace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from .data import load_data
+
+@dataclass
+class Experiment:
+    data: object
+    scenario: str
+    seed: int
+
+    def with_seed(self, seed):
+        return replace(self, seed=seed)
+
+    def seeds_there(self):
+        listed = Path("seeds.txt")
+        return sorted({self.seed, *map(int, listed.read_text().split() if listed.exists() else [])})
 
 def open_suite(data, budget, scenarios, seed, forget_class, forget_fraction, start, say):
+    if forget_fraction < 0.001:
+        raise ValueError("0 images to forget")
     scenarios = [scenarios] if isinstance(scenarios, str) else scenarios
-    return [SimpleNamespace(scenario=scenario, seed=seed) for scenario in scenarios]
+    return [Experiment(load_data(data), scenario, seed) for scenario in scenarios]
 """,
     "shadows.py": """
 from pathlib import Path
@@ -73,9 +94,9 @@ def still_to_train(experiment, shadows):
 }
 
 
-def write_notebook(path, *cells, seed=True):
+def write_notebook(path, *cells):
     """A notebook whose first code cell holds the parameters."""
-    parameters = new_code_cell(PARAMETERS + "seed = 0" * seed, metadata={"tags": ["parameters"]})
+    parameters = new_code_cell(PARAMETERS + "seed = 0", metadata={"tags": ["parameters"]})
     cells = [new_markdown_cell("# Title"), parameters, *map(new_code_cell, cells)]
     for number, cell in enumerate(cells):
         cell.id = f"cell{number}"
@@ -104,7 +125,7 @@ with open("../pid", "w") as file:
     print(os.getpid(), os.environ["OMP_NUM_THREADS"], file=file)
 """
         path = folder / f"notebooks/{number}_some_words.ipynb"
-        write_notebook(path, *cells, code, "print(budget)", seed=number != "10")
+        write_notebook(path, *cells, code, "print(budget)")
     return folder
 
 
@@ -153,7 +174,7 @@ def test_wording():
         "1 h 5 min",
     ]
     assert title("notebooks/03_fine-tuning_it.ipynb", 4) == "03 fine-tuning it (seed 4)"
-    assert title("notebooks/10_all.ipynb") == "10 all"
+    assert title("notebooks/10_all.ipynb") == title("notebooks/10_all.ipynb", 3) == "10 all"
     assert unknown("quik", ["quick", "short"]) == "'quik' is unknown: one of quick, short; did you mean quick?"
     assert "did you mean" not in unknown("zzz", ["quick", "short"])
 
@@ -166,7 +187,14 @@ def shell(tmp_path):
     folder = tmp_path / "a folder"
     (folder / ".venv/bin").mkdir(parents=True)
     (folder / "workflow").mkdir()
-    for name in ("run_all.sh", "requirements.txt", "pyproject.toml", "workflow/suite.py", "workflow/wording.py"):
+    for name in (
+        "run_all.sh",
+        "requirements.txt",
+        "pyproject.toml",
+        "workflow/suite.py",
+        "workflow/wording.py",
+        "workflow/files.py",
+    ):
         shutil.copy(ROOT / name, folder / name)
     python = folder / ".venv/bin/python"
     python.write_text("""#!/bin/sh
@@ -251,7 +279,9 @@ def test_checks_stop_at_the_first_that_fails(shell, failing, reached):
         ("--forget-fraction nan", "'nan' is not a number between 0 and 1"),
         ("--forget-fraction half", "'half' is not a number between 0 and 1"),
         ("--jobs 0", "'0' is not a whole number from 1"),
+        ("--forget-fraction 0.0005 --only 3 --dry-run", "0 images to forget"),
         ("--data nowhere", "data 'nowhere' is unknown: digits"),
+        ("--data=", "data '' is unknown: digits"),
         ("--forget-class 7", "forget_class '7' is unknown"),
     ],
 )
@@ -260,6 +290,25 @@ def test_bad_option_is_refused_in_one_line(quiet_repository, options, message):
     assert answer.returncode == 2 and answer.stdout == ""
     assert answer.stderr.count("\n") == 1 and answer.stderr.startswith("run_all.sh: ") and message in answer.stderr
     assert not (quiet_repository / "runs").exists()
+
+
+@pytest.mark.parametrize("text", ["{\n<<<<<<< HEAD\n", "{}", '{"cells": [{"cell_type": "code"}]}'])
+def test_a_broken_notebook_is_named_in_one_line(tmp_path, text):
+    make_repository(tmp_path, ["03", "04"])
+    (tmp_path / "notebooks/04_some_words.ipynb").write_text(text)
+    answer = suite(tmp_path, "--dry-run")
+    assert answer.returncode == 2 and answer.stderr.count("\n") == 1
+    assert answer.stderr.startswith("run_all.sh: notebooks/04_some_words.ipynb is no notebook (")
+
+
+@pytest.mark.parametrize("words", ["report --foo", "bench --foo", "bench --cases vit33"])
+def test_report_and_bench_refuse_a_bad_option_in_one_line(words):
+    name, *options = words.split()
+    script = {"report": "workflow/report.py", "bench": "tests/bench.py"}[name]
+    command = [sys.executable, ROOT / script, *options]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert answer.returncode == 2 and answer.stderr.count("\n") == 1
+    assert answer.stderr.startswith(f"run_all.sh {name}: ") and options[-1] in answer.stderr
 
 
 @pytest.fixture(scope="module")
@@ -475,7 +524,7 @@ def test_results_hold_the_parameters(story):
     folder = story[0] / "runs/suite/digits-quick"
     settings = {"data": "digits", "budget": "quick", "scenarios": ["random", "class"], "start": "fresh"}
     settings |= {"forget_class": None, "forget_fraction": 0.1}
-    assert json.loads((folder / "10.json").read_text())["parameters"] == settings
+    assert json.loads((folder / "10.json").read_text())["parameters"] == settings | {"seed": 0}
     assert json.loads((folder / "seed0/01.json").read_text())["parameters"] == settings | {"seed": 0}
 
 
@@ -493,6 +542,61 @@ def test_what_is_out_of_date_runs_though_its_leader_runs_too(story):
 
 def test_a_leader_that_runs_again_is_no_reason_for_the_others(story):
     assert story[1]["02 anew"][1] == ["02", "10"]
+
+
+def test_10_is_of_the_first_seed_and_of_those_that_are_complete(tmp_path):
+    """It is made again once more seeds are complete, and models are made for the seeds of what is to run alone."""
+    repository = make_repository(tmp_path, ["02", "10"], "print(seed)")
+    (repository / "models.txt").write_text("original")
+    assert suite(repository, "--seeds", "3", "4", "--scenario", "class").returncode == 0
+    assert order(repository) == ["class-original", "class-original", "02", "02", "10"]
+    result = json.loads((repository / "runs/suite/digits-quick/10.json").read_text())
+    assert result["parameters"]["seed"] == 3
+    only = ["--only", "10", "--seeds", "3", "--scenario", "class"]
+    (repository / "seeds.txt").write_text("3 4")
+    assert "Nothing to do" in suite(repository, *only).stdout
+    (repository / "seeds.txt").write_text("3 4 5")
+    answer = suite(repository, *only)
+    assert "10 some words  started" in answer.stdout and order(repository) == ["10"]
+    answer = suite(repository, "--seeds", "7", "8", "--only", "10", "--scenario", "class", "--dry-run")
+    assert "Would run: class: original (seed 7), 10 some words\n" in answer.stdout
+
+
+FIGURE = """from pathlib import Path
+folder = Path("../figures/digits")
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "03_curves.png").write_text(f"{budget} {seed}")
+"""
+
+
+def test_a_notebook_runs_again_once_its_figures_are_gone_or_anothers(tmp_path):
+    """What another seed of the same run left counts as its own; what another budget left does not."""
+    repository = make_repository(tmp_path, ["03"], FIGURE)
+    figure, seeds = repository / "figures/digits/03_curves.png", ["--seeds", "0", "1"]
+    assert suite(repository, *seeds).returncode == 0 and order(repository) == ["03", "03"]
+    recorded = json.loads((repository / "runs/suite/digits-quick/seed0/03.json").read_text())["figures"]
+    assert list(recorded) == ["digits/03_curves.png"]
+    assert "Nothing to do" in suite(repository, *seeds).stdout
+    assert suite(repository, "--budget", "smoke").returncode == 0 and order(repository) == ["03"]
+    assert suite(repository).returncode == 0 and order(repository) == ["03"]
+    assert figure.read_text() == "quick 0" and "Nothing to do" in suite(repository, *seeds).stdout
+    shutil.rmtree(repository / "figures")
+    assert "out of date" in suite(repository, "status").stdout
+    assert suite(repository).returncode == 0 and order(repository) == ["03"] and figure.exists()
+
+
+def test_text_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A full disk leaves the old text and nothing beside it."""
+    file = tmp_path / "a.txt"
+    replace_text(file, "old")
+
+    def full(handle):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        replace_text(file, "new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
 def test_models_are_jobs_of_the_same_graph(tmp_path):

@@ -23,6 +23,7 @@ os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # this environment's kern
 import nbformat
 import papermill
 import psutil
+from files import figure_digest, figures_of, replace_text
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from wording import duration, title, unknown
@@ -42,7 +43,7 @@ def main():
     options = parser.parse_args()
     name = title(options.notebook, options.parameters.get("seed"))
     described = {"notebook": options.notebook.name, "parameters": options.parameters}
-    return run_job(name, lambda: execute(options), options, described)
+    return run_job(name, lambda: execute_and_note(options, described), options, described)
 
 
 def run_job(name, work, options, described):
@@ -100,6 +101,15 @@ def take_gpu():
                 os.environ["CUDA_VISIBLE_DEVICES"] = gpu
                 return lock
         time.sleep(1)
+
+
+def execute_and_note(options, described):
+    """What `execute` does and returns; then `described` has the digests of the figures that were written meanwhile."""
+    before = figures_of(options.notebook)
+    answer = execute(options)
+    written = dict(figures_of(options.notebook).items() - before.items())
+    described["figures"] = {name: figure_digest(name) for name in sorted(written)}
+    return answer
 
 
 def execute(options):
@@ -191,13 +201,6 @@ def say(name, text):
     """One line (or paragraph) on standard output, in one piece even while other notebooks speak."""
     sys.stdout.write(f"{name}  {text}\n")
     sys.stdout.flush()
-
-
-def replace_text(path, text):
-    """Write `path` such that no reader ever sees half of it."""
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from execute import replace_text
+from files import replace_text
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

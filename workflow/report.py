@@ -3,7 +3,6 @@
 `./run_all.sh report` makes `runs/suite/<run>/report.html` for every run, `./run_all.sh report digits-quick` for one.
 """
 
-import argparse
 import html
 import json
 import re
@@ -13,12 +12,12 @@ from pathlib import Path
 
 import nbformat
 from bs4 import BeautifulSoup
-from execute import replace_text
+from files import FIGURES, figure_digest, replace_text
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 from save import WIDGET
-from wording import duration, title, unknown
+from wording import Parser, duration, title, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = ROOT / "runs" / "suite"
@@ -26,9 +25,9 @@ SUITE = ROOT / "runs" / "suite"
 
 def main():
     there = sorted(folder.name for folder in SUITE.glob("*") if any(folder.glob("**/[0-9][0-9].ipynb")))
-    parser = argparse.ArgumentParser(prog="run_all.sh report", description=__doc__)
+    parser = Parser(prog="run_all.sh report", description=__doc__, allow_abbrev=False)
     parser.add_argument("run", nargs="*", help=f"of {', '.join(there)}" if there else "a folder of runs/suite")
-    wanted = parser.parse_args().run or there
+    wanted = parser.parse(sys.argv[1:]).run or there
     if not there:
         sys.exit("run_all.sh report: nothing has been run yet: ./run_all.sh first")
     for name in wanted:
@@ -63,11 +62,11 @@ def write(folder):
 
 def copy_results(folder):
     """Put the `results.csv` that this run's notebook 10 wrote beside the report; whether there is one."""
-    numbers, comparison = ROOT / "figures" / folder.name.rpartition("-")[0] / "results.csv", folder / "10.json"
-    if comparison.exists() and numbers.exists():
-        ended, written = comparison.stat().st_mtime, numbers.stat().st_mtime
-        if ended - json.loads(comparison.read_text())["seconds"] - 60 < written <= ended:  # else another run wrote it
-            shutil.copy2(numbers, folder / "results.csv")
+    comparison = folder / "10.json"
+    written = json.loads(comparison.read_text()).get("figures", {}) if comparison.exists() else {}
+    for name, digest in written.items():
+        if name.endswith("/results.csv") and figure_digest(name) == digest:  # else another run has overwritten it
+            shutil.copy2(FIGURES / name, folder / "results.csv")
     return (folder / "results.csv").exists()
 
 

@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path
 
 import nbformat
-from execute import replace_text
+from files import replace_text
 from nbstripout import strip_output
 
 ROOT = Path(__file__).resolve().parent.parent

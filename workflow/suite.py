@@ -19,7 +19,8 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from wording import duration, model_title, title, unknown
+from files import figure_digest
+from wording import Parser, duration, model_title, refuse, title, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = {path.name[:2]: f"notebooks/{path.name}" for path in sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))}
@@ -52,16 +53,6 @@ def main():
 # What was asked for
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        sys.exit(refuse(message))
-
-
-def refuse(message):
-    print(f"run_all.sh: {' '.join(str(message).split())}", file=sys.stderr)
-    return 2
-
-
 def parse():
     parser = Parser(prog="run_all.sh", description=__doc__, epilog=WORDS, allow_abbrev=False)
     add = parser.add_argument
@@ -85,11 +76,7 @@ def parse():
     add("--save", action="store_true", help="afterwards put the outputs of the first seed into notebooks/")
     add("--dry-run", action="store_true", help="only tell which notebooks would run")
     status = sys.argv[1:2] == ["status"]
-    options, rest = parser.parse_known_args(sys.argv[1 + status :])
-    if rest:
-        valid = [option for option in parser._option_string_actions if option.startswith("--")]
-        words = ["test", "status", "report", "bench"]
-        parser.error(unknown(rest[0], valid if rest[0].startswith("-") else [*words, *valid]))
+    options = parser.parse(sys.argv[1 + status :], ["test", "status", "report", "bench"])
     options.status = status
     options.scenarios = [scenario for scenario in SCENARIOS if scenario in options.scenario]
     options.seeds, options.only = sorted(set(options.seeds)), sorted(set(options.only))
@@ -133,7 +120,8 @@ def notebook_number(word):
 
 
 def run(options):
-    data, device = check_data(options)
+    suite, device = open_suite_of(options)
+    data = suite[0].data
     folder = "runs/suite/" + re.sub(r"[^\w.-]", "-", f"{data.name}-{options.budget}")
     config = {
         "folder": folder,
@@ -142,10 +130,12 @@ def run(options):
         "parameters": {name: getattr(options, name) for name in SETTINGS},
     }
     config["made_from"] = {number: made_from(number, config["parameters"], data.identity) for number in options.only}
+    if "10" in options.only:
+        config["made_from"]["10"] = digest([config["made_from"]["10"], seeds_shown(options, suite)])
     config["made_from"]["models"] = digest([config["parameters"], data.identity])
     targets = list_targets(config)
     if options.status:
-        return tell_status(config, targets)
+        return tell_status(config, targets, suite)
     jobs, config["threads"] = share_out(options, device)
     print(
         f"{data.title}, budget {options.budget}, scenarios {' and '.join(options.scenarios)}, "
@@ -154,13 +144,13 @@ def run(options):
     )
     if options.dry_run:
         left = pending(config, targets)
-        print("Would run:", ", ".join(target.title for target in models_for(config, left) + left) or "nothing")
+        print("Would run:", ", ".join(target.title for target in models_for(config, left, suite) + left) or "nothing")
         return 0
     for needed in [folder, "figures", ".snakemake"] + ["notebooks"] * options.save:
         check_writable(ROOT / needed)
     lock = take_lock(ROOT / ".snakemake" / "suite.lock")
     left = pending(config, targets)
-    left = models_for(config, left) + left
+    left = models_for(config, left, suite) + left
     if not left:
         print("Nothing to do: all is up to date.")
     else:
@@ -174,19 +164,24 @@ def run(options):
     return 0
 
 
-def check_data(options):
-    """The data set, proven to be usable with these options, and the kind of device that notebooks will find."""
+def open_suite_of(options):
+    """The experiments at the first seed, which prove that the options can be used, and the notebooks' device."""
     sys.path.insert(0, str(ROOT))
-    from helpers import load_data
-    from helpers.data import class_number
+    from helpers.data import class_number, find_folder
+    from helpers.notebook import open_suite
     from helpers.training import pick_device
 
-    data = load_data(options.data)
-    class_number(data, options.forget_class)
     if options.data not in ("digits", "cifar10"):
-        folder = Path(options.data).expanduser()
-        options.data = str(folder.resolve() if folder.is_dir() else (ROOT / folder).resolve())
-    return data, str(pick_device())
+        options.data = str(find_folder(options.data))
+    suite = open_suite(**{name: getattr(options, name) for name in SETTINGS}, seed=options.seeds[0], say=False)
+    class_number(suite[0].data, options.forget_class)
+    return suite, str(pick_device())
+
+
+def seeds_shown(options, suite):
+    """For each scenario the seeds that 10 is to show: its own, those complete by now, those that this run completes."""
+    completes = {number for number in NOTEBOOKS if number < "10"} <= set(options.only)
+    return [sorted({*e.seeds_there(), *(options.seeds if completes else [])}) for e in suite]
 
 
 def check_writable(folder):
@@ -243,16 +238,16 @@ def list_targets(config):
     return [Target(title(name, pair[0]), pair[0], stem, name) for name, pair, stem in zip(names, pairs, stems)]
 
 
-def models_for(config, notebooks):
+def models_for(config, notebooks, suite):
     """The models that these notebooks share and that are not under runs/ yet, each a job of its own."""
-    from helpers.notebook import open_suite
     from helpers.shadows import still_to_train
 
     numbers = {target.number for target in notebooks}
-    seeds = config["seeds"] if numbers - {"01"} else []
+    first = config["seeds"][0]
+    seeds = {first if target.seed is None else target.seed for target in notebooks if target.number != "01"}
     targets = []
-    for seed in seeds:
-        for experiment in open_suite(**config["parameters"], seed=seed, say=False):
+    for seed in sorted(seeds):
+        for experiment in (e.with_seed(seed) for e in suite):
             for name in still_to_train(experiment, shadows="12" in numbers):
                 stem = f"{config['folder']}/seed{seed}/models/{experiment.scenario}-{name}"
                 targets.append(Target(model_title(experiment.scenario, name, seed), seed, stem))
@@ -355,10 +350,10 @@ def time_left(waiting, jobs, seconds):
     return total / min(jobs, len(waiting))
 
 
-def tell_status(config, targets):
+def tell_status(config, targets, suite):
     """One line a notebook."""
     left = pending(config, targets)
-    models = models_for(config, left)
+    models = models_for(config, left, suite)
     targets, left = models + targets, models + left
     for target in targets:
         print(f"{target.title}  {state(target, target in left)}")
@@ -390,8 +385,11 @@ def is_running(progress):
 
 def made_from(number, parameters, identity):
     """Changes with a notebook's code, the helpers, the settings, chosen ones too, or the data; not with its prose."""
-    cells = json.loads((ROOT / NOTEBOOKS[number]).read_text(encoding="utf-8"))["cells"]
-    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    try:
+        cells = json.loads((ROOT / NOTEBOOKS[number]).read_text(encoding="utf-8"))["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{NOTEBOOKS[number]} is no notebook ({type(error).__name__}: {error})") from error
     files = [*ROOT.glob("helpers/*.py"), *ROOT.glob(f"helpers/tuned/{parameters['budget']}.csv")]
     helpers = {path.name: path.read_text(encoding="utf-8") for path in sorted(files)}
     return digest([code, helpers, parameters, identity])
@@ -402,12 +400,22 @@ def digest(value):
 
 
 def pending(config, targets):
-    """Those of `targets` whose result is missing or was made from something else; 10 after any other but 13."""
-    left = [target for target in targets if recorded(target).get("made_from") != config["made_from"][target.number]]
+    """Those of `targets` whose result or figures are missing or were made from something else; 10 after others."""
+    left = [target for target in targets if not is_current(config, target)]
     last = [target for target in targets if target.seed is None and target not in left]
     others = [target for target in targets if target.number != "13"]
     again = any(target in left for target in others)
     return left + [target for target in last if again or written(target) < max(map(written, others))]
+
+
+def is_current(config, target):
+    """Whether the result was made from what there is now, and each figure is as the notebook, at any seed, left it."""
+    made_from, result = config["made_from"][target.number], recorded(target)
+    seeds = (read_result(path) for path in (ROOT / config["folder"]).glob(f"**/{target.number}.json"))
+    known = [seed.get("figures", {}).items() for seed in seeds if seed.get("made_from") == made_from]
+    if result.get("made_from") != made_from:
+        return False
+    return all(any((name, figure_digest(name)) in items for items in known) for name in result.get("figures", {}))
 
 
 def written(target):
@@ -416,8 +424,12 @@ def written(target):
 
 def recorded(target):
     """What the target's result file says; nothing where there is none."""
+    return read_result(ROOT / target.result)
+
+
+def read_result(path):
     try:
-        return json.loads((ROOT / target.result).read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
 

@@ -1,12 +1,11 @@
 """Choose the methods' settings on held-out data. The same command again goes on where it stopped."""
 
-import argparse
 import sys
 from pathlib import Path
 
 import pandas as pd
-from execute import replace_text
-from wording import duration, unknown
+from files import replace_text
+from wording import Parser, duration, refuse, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -15,20 +14,20 @@ from helpers.budgets import BUDGETS  # noqa: E402
 from helpers.data import load_data  # noqa: E402
 from helpers.experiment import SCENARIOS, Experiment  # noqa: E402
 from helpers.runs import alone  # noqa: E402
-from helpers.tuning import TABLES, trials_of, tune  # noqa: E402
+from helpers.tuning import TABLES, all_trials, trials_of, tune  # noqa: E402
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(prog="tune.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("--data", default="digits", help="digits, cifar10 or a folder of images")
     parser.add_argument("--budget", default="quick", choices=BUDGETS)
     parser.add_argument("--scenario", default=SCENARIOS, choices=SCENARIOS, nargs="+")
     parser.add_argument("--methods", nargs="+", help="only these (default: those of notebooks 11 and 12)")
-    options = parser.parse_args()
+    options = parser.parse(sys.argv[1:])
     try:
         tune_all(options, parser)
-    except (ValueError, ConnectionError, OSError) as error:
-        parser.exit(2, f"tune.py: {' '.join(str(error).split())}\n")
+    except (ValueError, ArithmeticError, ConnectionError, OSError) as error:
+        return refuse(error, parser.prog)
 
 
 def tune_all(options, parser):
@@ -44,9 +43,10 @@ def tune_all(options, parser):
 
 
 def tune_once(experiment, name):
-    """Tune a method, unless its trials are in the table already, and add them to it."""
+    """Tune a method, unless its trials on these images are in the table already, and add them to it."""
     trials = experiment.budget["tuning"]["trials"]
-    if len(others(experiment, name)) + trials == len(trials_of(experiment.budget_name)):
+    if (trials_of(experiment).method == name).sum() == trials:
+        print(f"{experiment.scenario}: {name}: its {trials} trials on {experiment.data.title} are there", flush=True)
         return
     made = tune(experiment, name, trials)
     best = made.score.min()
@@ -57,14 +57,10 @@ def tune_once(experiment, name):
     )
     file = TABLES / f"{experiment.budget_name}.csv"
     with alone(file):
-        text = pd.concat([others(experiment, name), made]).to_csv(index=False, float_format="%.4g")
+        table = all_trials(experiment.budget_name)
+        same = (table.identity == experiment.data.identity) & (table.scenario == experiment.scenario)
+        text = pd.concat([table[~(same & (table.method == name))], made]).to_csv(index=False, float_format="%.4g")
         replace_text(file, text)
-
-
-def others(experiment, name):
-    """The trials of the other methods and of the other scenario."""
-    table = trials_of(experiment.budget_name)
-    return table[(table.scenario != experiment.scenario) | (table.method != name)]
 
 
 if __name__ == "__main__":
