@@ -300,8 +300,8 @@ HEAT = ["UA", "RA", "TA", "MIA", "MIA, correctness", "MIA, entropy", "MIA, modif
 def of(table, scenario):
     """One scenario's means and halves of their 95 % intervals over the replicates, by (method, metric).
 
-    The method `Gold` is the mean over Golds, its interval over them; `floor` is the distance of two Golds, its interval
-    that of `audit.pair_interval`.
+    The method `Gold` is the mean over Golds, its interval over them, none for two; `floor` is the distance of two
+    Golds, its interval that of `audit.pair_interval`.
     """
     part = table[(table.scenario == scenario) & (table.metric != "diverged")]
     is_pair, is_gold = part.method.str.contains(" v. "), part.method.str.fullmatch(r"Gold \d+")
@@ -309,6 +309,7 @@ def of(table, scenario):
     values = pd.concat([part[~is_pair & ~is_gold], golds.assign(method="Gold")])
     stats = values.groupby(["method", "metric"], sort=False).value.agg(["mean", "std", "count"])
     stats = stats.assign(half=audit.student(stats["count"]) * stats["std"] / np.sqrt(stats["count"]))
+    stats = stats.assign(half=stats.half.where(stats["count"] > 2))
     floors = part[is_pair].groupby("metric", sort=False).value.apply(audit.pair_interval).unstack()
     floors = floors.assign(half=floors.high - floors["mean"], method="floor").set_index("method", append=True)
     return pd.concat([stats[["mean", "half"]], floors[["mean", "half"]].swaplevel().astype(float)])

@@ -71,7 +71,7 @@ class Phase:
         if self.optimizer == "sgd":
             kind = torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=self.weight_decay)
         elif self.optimizer == "adamw":
-            kind = torch.optim.AdamW(parameters, self.lr, weight_decay=self.weight_decay)
+            kind = torch.optim.AdamW(parameters, self.lr, weight_decay=self.weight_decay, fused=True)
         else:
             raise ValueError(f"optimizer '{self.optimizer}' is unknown: sgd or adamw")
         return kind, torch.optim.lr_scheduler.LambdaLR(kind, self.factor)
