@@ -13,7 +13,7 @@ from .audit import student
 from .budgets import BUDGETS
 from .data import load_data
 from .experiment import SCENARIOS, STARTS, Experiment
-from .metrics import FORGOTTEN
+from .metrics import FORGOTTEN, GAP, MEMBERS
 
 
 def open_suite(data, budget, scenarios, seed, forget_class, forget_fraction, start, *, say=True):
@@ -117,14 +117,12 @@ def columns_of(scenario):
         "random": ["retain", "forget", "validation", "test"],
         "class": ["train forget", "test retain", "test forget", "train retain"],
     }[scenario]
-    attacked = {"random": ("forget", "test"), "class": ("train forget", "test forget")}[scenario]
-    gap = {"random": "forget", "class": "train forget"}[scenario]
     return {
         **{f"{name} %": (name, "accuracy", 1) for name in sets},
-        "retain - forget": (gap, "retain-forget gap", 1),
+        "retain - forget": (GAP[scenario][1], "retain-forget gap", 1),
         "entropy": (forgotten, "entropy", 3),
         "JSD to Gold": (forgotten, "JSD to Gold", 3),
-        "kit MIA": (" v. ".join(attacked), "kit MIA", 3),
+        "kit MIA": (" v. ".join(MEMBERS[scenario]), "kit MIA", 3),
         "seconds": ("", "seconds", 0),
         "steps": ("", "steps", 0),
         "images seen": ("", "images", 0),
@@ -175,7 +173,7 @@ def findings(results):
     for scenario, method in dict.fromkeys(zip(results.scenario, results.method)):
         if method == "Original" or method.startswith("Gold"):
             continue
-        forget = "forget" if scenario == "random" else "train forget"
+        forget = GAP[scenario][1]
         test = "test" if scenario == "random" else "test retain"
         here = stats[scenario]
         if (method, forget, "accuracy") not in here:

@@ -12,7 +12,7 @@ import optuna
 import pandas as pd
 
 from . import runs
-from .metrics import accuracy, predict
+from .metrics import GAP, accuracy, predict
 from .training import Diverged
 from .unlearning import find_method, unlearn
 
@@ -68,7 +68,7 @@ def held_out_accuracies(model, split):
 
     Of the validation images the second half: among the first an audit has its targets (`shadows.joined`).
     """
-    retained, forgotten = {"random": ("retain", "forget"), "class": ("train retain", "train forget")}[split.scenario]
+    retained, forgotten = GAP[split.scenario]
     half = split.validation.index[len(split.validation.index) // 2 :]
     validation = split.validation.fresh(index=half, shuffle=False, batch_size=500)
     sets = {"retain": split.sets[retained], "forget": split.sets[forgotten], "validation": validation}
