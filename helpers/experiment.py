@@ -3,6 +3,7 @@
 What `runs/` holds is found again by the settings that made it; whoever asks first trains, a notebook or the suite.
 """
 
+import difflib
 import inspect
 import json
 import os
@@ -28,6 +29,16 @@ TRACKED = {"random": ("retain", "forget", "validation"), "class": ("train retain
 SCENARIOS = ("random", "class")
 STARTS = ("fresh", "chain")
 COLUMNS = ["scenario", "seed", "method", "epoch", "set", "metric", "value"]
+
+
+def check(scenario, budget, start):
+    """Refuse a scenario, budget or start that there is not, naming the nearest one that there is."""
+    asked = ("scenario", scenario, SCENARIOS), ("budget", budget, [*BUDGETS]), ("start", start, STARTS)
+    for name, value, valid in asked:
+        if value not in valid:
+            near = difflib.get_close_matches(str(value), valid, n=1)
+            hint = f" (did you mean '{near[0]}'?)" if near else ""
+            raise ValueError(f"{name} = {value!r}: one of {', '.join(valid)}{hint}")
 
 
 class NotThere(LookupError):
@@ -83,10 +94,7 @@ class Experiment:
         model=None,
         start="fresh",
     ):
-        asked = ("scenario", scenario, SCENARIOS), ("budget", budget, BUDGETS), ("start", start, STARTS)
-        for name, value, valid in asked:
-            if value not in valid:
-                raise ValueError(f"{name} = {value!r}: one of {', '.join(valid)}")
+        check(scenario, budget, start)
         if scenario == "class" and forget_index is not None:
             raise ValueError("forget_index = a list: only the scenario random takes one; class forgets forget_class")
         self.budget = BUDGETS[budget][scenario] | ({"model": model} if model else {})

@@ -1,6 +1,5 @@
 """What the notebooks share: opening a suite with checked parameters, showing source, tables and computed sentences."""
 
-import difflib
 import inspect
 import math
 
@@ -10,9 +9,8 @@ from IPython.display import Markdown, display
 
 from . import published
 from .audit import student
-from .budgets import BUDGETS
 from .data import load_data
-from .experiment import SCENARIOS, STARTS, Experiment
+from .experiment import SCENARIOS, Experiment, check
 from .metrics import FORGOTTEN, GAP, MEMBERS
 
 
@@ -22,13 +20,11 @@ def open_suite(data, budget, scenarios, seed, forget_class, forget_fraction, sta
     Raises:
         ValueError: a parameter of the wrong type or value; names it and the valid ones.
     """
-    one_of("budget", budget, BUDGETS)
-    one_of("start", start, STARTS)
     scenarios = [scenarios] if isinstance(scenarios, str) else scenarios
     if not isinstance(scenarios, list | tuple) or not scenarios:
         raise ValueError(f"scenarios = {scenarios!r}: a list of {' and '.join(SCENARIOS)}")
     for scenario in scenarios:
-        one_of("scenarios", scenario, SCENARIOS)
+        check(scenario, budget, start)
     seed = number("seed", seed, int)
     forget_fraction = number("forget_fraction", forget_fraction, float)
     if not isinstance(data, str):
@@ -41,14 +37,6 @@ def open_suite(data, budget, scenarios, seed, forget_class, forget_fraction, sta
     if say:
         display(Markdown(describe(suite)))
     return suite
-
-
-def one_of(name, value, allowed):
-    """Refuse a value that is not allowed, naming the nearest one that is."""
-    if value not in allowed:
-        near = difflib.get_close_matches(str(value), [str(choice) for choice in allowed], n=1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        raise ValueError(f"{name} = {value!r}: one of {', '.join(allowed)}{hint}")
 
 
 def number(name, value, kind):

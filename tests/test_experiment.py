@@ -207,7 +207,7 @@ def test_another_seed_has_models_of_its_own_on_the_same_split(store):
 @pytest.mark.parametrize(
     ("scenario", "changes", "message"),
     [
-        ("random", {"budget": "quik"}, "budget = 'quik': one of quick, short"),
+        ("random", {"budget": "quik"}, "budget = 'quik': one of quick, short, .*did you mean 'quick'"),
         ("clas", {}, "scenario = 'clas': one of random, class"),
         ("random", {"start": "chained"}, "start = 'chained': one of fresh, chain"),
         ("class", {"forget_index": torch.tensor([1, 2])}, "forget_index = a list: only the scenario random takes one"),
@@ -218,7 +218,7 @@ def test_an_experiment_refuses_what_it_does_not_know(scenario, changes, message)
         Experiment(load_data("digits"), scenario, **changes)
 
 
-def test_head_cuts_and_renames(digits=None):
+def test_head_cuts_and_renames():
     """A cut collection has another identity, so its models are others."""
     data = load_data("digits")
     cut = head(data, 50)
@@ -254,6 +254,7 @@ def test_every_budget_names_known_methods_and_scenarios():
     [
         ("budget", "quik", "did you mean 'quick'"),
         ("budget", 3, "one of quick, short, audit, published"),
+        ("budget", ["quick"], "one of quick, short, audit, published"),
         ("start", "chained", "did you mean 'chain'"),
         ("scenarios", ["clas"], "did you mean 'class'"),
         ("scenarios", [], "a list of random and class"),
