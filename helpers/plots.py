@@ -209,8 +209,9 @@ def code(method):
     return CODES.get(method) or (method.split()[0] if method[:1] in "MH" and method[1:2].isdigit() else method)
 
 
-def label_points(axis, points):
-    """Name each point (cost, gap, low, high) where the name covers no point, no interval and no other name, if it can.
+def label_points(axis, points, lines=()):
+    """Name each point (cost, gap, low, high) where the name covers no point, no interval, none of `lines` and no other
+    name, if it can.
 
     The nearest such place is taken; a line leads to a name that is not right beside its point.
     """
@@ -221,6 +222,9 @@ def label_points(axis, points):
     for end in ("low", "high"):
         ends = place(points[["cost", end]].to_numpy())
         taken += [(x - 1, min(y, end), x + 1, max(y, end)) for (x, y), (_, end) in zip(dots, ends)]
+    for line in lines:
+        drawn = line.get_transform().transform_path(line.get_path()).interpolated(200).vertices
+        taken += [(x - 1, y - 1, x + 1, y + 1) for x, y in drawn]
     for name, point, (x, y) in zip(map(code, points.index), points[["cost", "gap"]].to_numpy(), dots):
         label = axis.annotate(name, point, (0, 0), textcoords="offset points", ha="center", va="center", fontsize=9,
                               path_effects=[withStroke(linewidth=2.5, foreground="white", alpha=0.8)])  # fmt: skip
@@ -370,7 +374,7 @@ def gap_against_cost(points, floors=None):
     figure.set_layout_engine("none")  # from here on nothing moves
     for axis, scenario in zip(axes[:, 0], scenarios):
         methods = points[(points.scenario == scenario) & ~points.method.str.match("Original|Gold")].set_index("method")
-        label_points(axis, methods)
+        label_points(axis, methods, [line for line in axis.lines if line.get_linestyle() != "None"])
     return figure
 
 
