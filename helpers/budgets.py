@@ -259,7 +259,6 @@ AUDIT = {  # a subset of CIFAR-10, small enough for many models; what methods ma
                 "M2 Selective FT",
                 "Gradient ascent",
                 "2-Stage",
-                "SalUn",
                 "SCRUB",
                 "DELETE",
                 "Margin matching",

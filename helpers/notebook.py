@@ -217,7 +217,8 @@ def verdict(points):
             floor = part.gap["Gold 2"]
             within = [f"**{name}**" for name in methods.index[methods.gap <= floor]]
             line += f" The floor is {floor:.2f} points; within it: {', '.join(within) or 'none'}."
-        better = methods.index[methods.gap < part.gap["Original"]]
-        line += f" {len(methods) - len(better)} of {len(methods)} methods end no nearer to Gold than Original was."
+        better = methods.gap < part.gap["Original"] - part.gap.get("Gold 2", 0.0)
+        line += f" {(~better).sum()} of {len(methods)} methods end no nearer to Gold than Original was, or nearer by "
+        line += "less than the floor."
         lines.append(line)
     display(Markdown("\n".join(lines)))

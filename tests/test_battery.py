@@ -194,6 +194,21 @@ def test_conclusions_say_what_the_table_has(table):
     assert all((f"**{name}**" in named) == (p >= 0.05) for name, p in tests["p (Holm)"].items())
 
 
+def test_conclusions_doubt_a_measure_that_original_passes(table):
+    """Where Original lies as near to Gold as a Gold may, nearness by that measure says nothing."""
+    is_gap = (table.method == "Original") & (table.metric == "average gap")
+    gap, jsd, _ = battery.conclusions(table.assign(value=table.value.mask(is_gap, 0.0))).splitlines()
+    assert "Original, untouched, lies within it too" in gap and "lies within it too" not in jsd
+
+
+def test_what_was_tuned_on_gold_is_labelled_so(table):
+    """In the board and in words, on those data and no others."""
+    renamed = table.replace("Perfect", "Margin matching")
+    for data, label in (("cifar10", "Margin matching (tuned on Gold)"), ("digits", "Margin matching")):
+        assert label in leaderboard(renamed, table.scenario[0], data).index
+        assert f"**{label}**" in battery.conclusions(renamed, data)
+
+
 def test_conclusions_name_the_best_that_is_not_dear(table):
     """Where the nearest to Gold costs more than asked, the nearest of the others is named too."""
     scenario = table.scenario[0]

@@ -48,7 +48,9 @@ def test_names_of_many_methods_overlap_neither_each_other_nor_a_point_nor_a_line
         dots = axis.transData.transform(rows[["cost", "gap"]].to_numpy())
         front, original = (line(axis, label) for label in ("Pareto front", "Original, untouched"))
         drawn = [one.get_transform().transform_path(one.get_path()) for one in (front, original)]
-        assert not [name for name, box in boxes.items() if any(path.intersects_bbox(box, filled=False) for path in drawn)]
+        assert not [
+            name for name, box in boxes.items() if any(path.intersects_bbox(box, filled=False) for path in drawn)
+        ]
         for name, box in boxes.items():
             assert not box.count_contains(dots) and axis.get_window_extent().count_contains(box.corners()) == 4
             x, y = axis.transData.transform(rows.loc[name, ["cost", "gap"]].astype(float).to_numpy())
