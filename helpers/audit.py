@@ -397,10 +397,15 @@ def student(counts):
     return np.where(counts > 1, stats.t.ppf(0.975, np.maximum(counts - 1, 1)), np.nan)
 
 
+def half_width(stats):
+    """Half the width of the 95 % interval (Student's t), from a table's columns std and count; NaN for one value."""
+    return student(stats["count"]) * stats["std"] / np.sqrt(stats["count"])
+
+
 def interval(values):
     """Mean over seeds and its 95 % interval (Student's t): mean, low, high; both ends NaN for one seed.
 
-    Pitfall: the seeds' values must be independent: pairs of Golds are not, see `floor`.
+    Pitfall: the seeds' values must be independent: pairs of Golds are not, see `pair_interval`.
     """
     values = np.asarray(values, float)
     spread = values.std(ddof=1) if len(values) > 1 else np.nan
@@ -408,20 +413,10 @@ def interval(values):
     return values.mean(), values.mean() - half, values.mean() + half
 
 
-def floor(golds, distance):
-    """`distance(a, b)` over all pairs of Golds: what no method can be asked to beat. See `pair_interval`.
-
-    Raises:
-        ValueError: fewer than 2 Golds.
-    """
-    if len(golds) < 2:
-        raise ValueError(f"a floor needs at least 2 Golds; there is {len(golds)}")
-    return pair_interval([distance(one, other) for one, other in combinations(golds, 2)])
-
-
 def pair_interval(values):
     """The `values` of all pairs in the order of `combinations`, their mean, its 95 % interval `low` to `high`.
 
+    Of pairs of Golds that is the floor: what no method can be asked to beat.
     Pairs share members, so the error is the jackknife's over members (Efron and Stein, 1981) with Student's t, NaN for
     one pair. Pitfall: one pair is an anecdote.
     """
@@ -444,8 +439,8 @@ def holm(p):
     return adjusted
 
 
-def paired_tests(values, reference=None):
-    """Which methods differ: a paired t-test across seeds for each pair of methods, or for each against `reference`.
+def paired_tests(values):
+    """Which methods differ: a paired t-test across seeds for each pair of methods.
 
     Columns first, second, difference (first - second, mean), low, high (its 95 % interval), p, and p (Holm), adjusted
     for all rows. Wilcoxon's test is not used: its p cannot fall below 2^(1 - seeds), 0.06 with 5. Pitfall: with few
@@ -461,10 +456,8 @@ def paired_tests(values, reference=None):
         raise ValueError(f"a paired test needs at least 3 seeds; there are {len(values)}")
     if values.isna().any(axis=None):
         raise ValueError(f"no value at some seed for: {', '.join(map(str, values.columns[values.isna().any()]))}")
-    others = [name for name in values if name != reference]
-    pairs = combinations(values, 2) if reference is None else [(name, reference) for name in others]
     rows = []
-    for first, second in pairs:
+    for first, second in combinations(values, 2):
         difference = values[first] - values[second]
         p = stats.ttest_1samp(difference, 0).pvalue if difference.any() else 1.0
         rows.append((first, second, *interval(difference), p))

@@ -237,7 +237,7 @@ AUDIT = {  # a subset of CIFAR-10, small enough for many models; what methods ma
         "unlearning": {"batch_size": 64, "retain_limit": 1000},
         "evaluation": {"final": 2000, "tracked": 500},
         "tuning": {"trials": 16, "epochs": 6},
-        "methods": {**SHORT["random"]["methods"], "H2 Square + FT": {"epochs": 5, "final": 2, "lr": 0.01}},
+        "methods": SHORT["random"]["methods"],
         "literature": {
             **{
                 name: settings | {"epochs": 5} if "epochs" in settings else settings

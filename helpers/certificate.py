@@ -18,12 +18,15 @@ def certificate(e, run):
     """Markdown: what `run` of the experiment `e` was asked to forget, how that was checked, against which floor.
 
     Raises:
-        ValueError: the budget trains no second Gold, so there is no floor; `run` diverged, or is a link of a chain.
+        ValueError: the budget trains no second Gold, so there is no floor; `run` diverged, or is not what a method
+            left of Original.
     """
     if len(e.golds) < 2:
         raise ValueError(f"budget {e.budget_name} has no second Gold: without a floor there is nothing to certify")
     if run.diverged:
         raise ValueError(f"{run.name} diverged: there is no model to certify")
+    if "start" not in run.settings:
+        raise ValueError(f"{run.name} is not what a method left of Original")
     if run.settings["start"]["role"] != "original":
         raise ValueError(f"{run.name} started from what another method left: certify one with start = 'fresh'")
     index = e.split.forget.index.cpu().sort().values

@@ -156,7 +156,7 @@ def _folder(folder, size):
 
 
 def _classes(folder):
-    classes = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
+    classes = tuple(sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")))
     if len(classes) < 2:
         found = f"only '{classes[0]}'" if classes else "none"
         raise ValueError(f"'{folder.name}' needs at least two folders of images, one a class; found {found}")
@@ -322,7 +322,7 @@ def read_forget_list(path, data):
     chosen = set()
     for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1):
         word = line.strip()
-        if not word or word.startswith("#"):
+        if not word or (word.startswith("#") and word not in place):
             continue
         index = place.get(word, int(word) if word.isascii() and word.isdigit() else -1)
         if not 0 <= index < len(data.train_y):

@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import platform
+import re
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from .unlearning import find_method, source_of, unlearn
 TRACKED = {"random": ("retain", "forget", "validation"), "class": ("train retain", "train forget", "test retain")}
 SCENARIOS = ("random", "class")
 STARTS = ("fresh", "chain")
+YARDSTICK = r"Original|Gold( \d+)?"  # the names of what methods are compared with
 COLUMNS = ["scenario", "seed", "method", "epoch", "set", "metric", "value"]
 
 
@@ -134,8 +136,9 @@ class Experiment:
 
     @property
     def downloads_original(self):
-        """Whether Original is a checkpoint from elsewhere, which needs the data that it was made from."""
-        return "original" in self.budget and self.data.title == "CIFAR-10 (official)"
+        """Whether Original is a checkpoint from elsewhere, made from these data for this network."""
+        own_network = self.budget["model"] != BUDGETS[self.budget_name][self.scenario]["model"]
+        return "original" in self.budget and self.data.title == "CIFAR-10 (official)" and not own_network
 
     @cached_property
     def golds(self):
@@ -158,6 +161,10 @@ class Experiment:
             seed: of the unlearning alone, its shuffling and draws, where it is not to be the experiment's.
         """
         function, defaults = find_method(method or name)
+        if re.fullmatch(YARDSTICK, name) or " v. " in name:
+            raise ValueError(
+                f"a method cannot be called '{name}': Original, Gold and ' v. ' name what it is compared with"
+            )
         settings = {**defaults, **(self.settings(name) if method is None else {}), **settings}
         start = self._start(name)
         described = {
@@ -207,13 +214,18 @@ class Experiment:
         """The budget's settings of a method, over the method's own defaults."""
         return {**self.budget["methods"], **self.budget["literature"]}.get(name, {})
 
+    def looking(self):
+        """The same experiment, which finds what lies under `runs/`, makes nothing (`NotThere`) and says nothing."""
+        seeker = copy(self)
+        seeker._may_make, seeker.say = False, lambda line: None
+        return seeker
+
     def there(self):
         """The `Run`s that lie under `runs/` already: Original, Golds, the budget's methods, own ones; trains none.
 
         Of an own method that was edited, the newest.
         """
-        seeker, found = copy(self), []
-        seeker._may_make = False
+        seeker, found = self.looking(), []
         with suppress(NotThere):
             found += [seeker.original, *seeker.golds]
         for name in self.methods:
@@ -350,6 +362,9 @@ class Experiment:
             outputs = kept[0]
         else:
             raise NotThere(name)
+        if settings["role"] == "unlearned" and not all(tensor.isfinite().all() for tensor in outputs.values()):
+            said = f"{name} diverged: its predictions are not finite"
+            return Run(name, settings, [], {}, record["machine"], {}, None, load_model, said)
         logits = {name.removeprefix("logits "): t for name, t in outputs.items() if name.startswith("logits ")}
         history, cost = record["history"], record["cost"]
         return Run(name, settings, history, cost, record["machine"], logits, outputs["features"], load_model)
@@ -438,9 +453,7 @@ class Experiment:
         return sorted([self.seed, *filter(self._is_complete, seeds)])
 
     def _is_complete(self, seed):
-        seeker = copy(self)
-        seeker._may_make, seeker.say = False, lambda line: None
-        seeker = seeker.with_seed(seed)
+        seeker = self.looking().with_seed(seed)
         try:
             _ = seeker.original, seeker.golds, [*map(seeker.unlearned, seeker.methods)]
         except NotThere:

@@ -5,6 +5,7 @@ import html
 import inspect
 import io
 import os
+import re
 import threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,13 +18,12 @@ from IPython import get_ipython
 from IPython.display import display
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
 from . import plots, runs
 from .budgets import BUDGETS
 from .data import load_data
-from .experiment import SCENARIOS, TRACKED, Experiment
+from .experiment import SCENARIOS, TRACKED, YARDSTICK, Experiment
 from .literature import METHODS
 from .methods import GROWTH
 from .metrics import FORGOTTEN, accuracy, entropy, js_distance, predicted_shares
@@ -78,9 +78,7 @@ class Results:
     def __init__(self, experiment):
         self.experiment = experiment
         self.runs = {run.name: run for run in experiment.there()}
-        self.methods = [
-            n for n, run in self.runs.items() if not n.startswith(("Original", "Gold")) and not run.diverged
-        ]
+        self.methods = [n for n, run in self.runs.items() if not re.fullmatch(YARDSTICK, n) and not run.diverged]
         self.forgotten = FORGOTTEN[experiment.scenario]
         self.embeddings = {}
 
@@ -236,21 +234,17 @@ def cost(figure, view):
     """The mean gap to Gold against cost, a point a method, the chosen one ringed."""
     axis, points = figure.subplots(), view.results.points.set_index("method")
     methods = points.loc[view.results.methods]
+    methods = methods.assign(cost=plots.cost_axis(axis, methods.cost))
     axis.scatter(methods.cost, methods.gap, color=plots.METHOD, s=40, edgecolors="white", zorder=3)
     axis.plot(methods.cost[view.method], methods.gap[view.method], "o", markersize=14, markerfacecolor="none",
               markeredgecolor="black", markeredgewidth=2)  # fmt: skip
     axis.axhline(points.gap["Original"], color=plots.ORIGINAL, linestyle=":", label="Original, untouched")
     if "Gold 2" in points.index:
         axis.axhspan(0, points.gap["Gold 2"], color=plots.GOLD, alpha=0.35, linewidth=0, label="floor: a second Gold")
-    axis.set(xscale="log", xlabel="images seen, % of retraining", ylabel="mean accuracy gap to Gold, points")
-    axis.set_ylim(0, 1.15 * max(points.gap.max(), 0.1))
-    axis.set_xlim(methods.cost.min() / 1.6, methods.cost.max() * 1.6)
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set(ylabel="mean accuracy gap to Gold, points", ylim=(0, 1.15 * max(points.gap.max(), 0.1)))
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     plots.label_points(axis, methods)
-    gap, price = methods.gap[view.method], methods.cost[view.method]
+    gap, price = points.gap[view.method], points.cost[view.method]
     return f"{view.method}: mean gap to Gold {gap:.2f} points, at {price:.1f} % of the images that retraining saw"
 
 
@@ -526,5 +520,6 @@ def sliders(function, settings):
         elif type(value) is int:
             made.append(widgets.IntSlider(value, min=1 if value else 0, max=max(20, 2 * value), **look))
         elif type(value) is float:
-            made.append(widgets.FloatSlider(value, min=0, max=max(2.0, 2 * value), step=0.05, **look))
+            most = 20 * value if 0 < value < 0.05 else max(2.0, 2 * value)
+            made.append(widgets.FloatSlider(value, min=0, max=most, step=most / 40, readout_format=".3g", **look))
     return made

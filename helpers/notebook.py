@@ -2,15 +2,16 @@
 
 import inspect
 import math
+import re
 
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
 from . import published
-from .audit import student
+from .audit import half_width
 from .data import load_data
-from .experiment import SCENARIOS, Experiment, check
+from .experiment import SCENARIOS, YARDSTICK, Experiment, check
 from .metrics import FORGOTTEN, GAP, MEMBERS
 
 
@@ -84,12 +85,22 @@ def results_of(suite, methods):
     return pd.concat([e.table([m for m in methods if m in e.methods]) for e in suite], ignore_index=True)
 
 
+def steady(results):
+    """Without the methods that diverged at a seed: the mean over the others would flatter them."""
+    key = results.scenario + "\n" + results.method
+    return results[~key.isin(key[results.metric == "diverged"])]
+
+
 def summary(results):
-    """Mean and half-width of the 95 % interval over seeds (Student's t; none for one seed) of each final metric."""
+    """Mean and half-width of the 95 % interval over seeds (Student's t; none for one seed) of each final metric.
+
+    A row a scenario, method, set and metric, with mean, std, count and half; none for a method that diverged at a seed.
+    """
+    results = steady(results)
     final = results[~results.metric.isin(["tracked accuracy", "loss", "s"])]
     groups = final.groupby(["scenario", "method", "set", "metric"], sort=False).value
     table = groups.agg(["mean", "std", "count"])
-    table["half"] = student(table["count"]) * table["std"] / np.sqrt(table["count"])
+    table["half"] = half_width(table)
     return table.reset_index()
 
 
@@ -118,7 +129,7 @@ def columns_of(scenario):
     }
 
 
-def table(results, scenario, with_published=True):
+def table(results, scenario):
     """Original, the Golds and the methods, a row each, beneath each the row that its document printed.
 
     Values over several seeds are mean ± half the 95 % interval.
@@ -131,7 +142,7 @@ def table(results, scenario, with_published=True):
             for heading, (name, metric, digits) in columns_of(scenario).items()
             if (method, name, metric) in stats.index
         } or {next(iter(columns_of(scenario))): "diverged"}
-        if with_published and method in published.PUBLISHED[scenario]:
+        if method in published.PUBLISHED[scenario]:
             numbers = published.PUBLISHED[scenario][method]
             rows[f"{method}, published"] = {
                 heading: text(numbers[key], np.nan, digits)
@@ -159,7 +170,7 @@ def findings(results):
     stats = summary(results).set_index(["scenario", "method", "set", "metric"])["mean"]
     lines = []
     for scenario, method in dict.fromkeys(zip(results.scenario, results.method)):
-        if method == "Original" or method.startswith("Gold"):
+        if re.fullmatch(YARDSTICK, method):
             continue
         forget = GAP[scenario][1]
         test = "test" if scenario == "random" else "test retain"
@@ -185,13 +196,14 @@ def gap_points(results):
     """For each method the mean distance of its accuracies to Gold's, and its cost, over seeds.
 
     Columns scenario, method, gap, low, high (points; the 95 % interval over seeds, equal to gap for one seed) and cost
-    (images seen, % of retraining). The gap is the mean over retain, forget and test in the random scenario, over all
-    four sets in the class scenario. The row `Gold 2` is the floor.
+    (images seen, % of retraining); no row for a method that diverged at a seed. The gap is the mean over retain, forget
+    and test in the random scenario, over all four sets in the class scenario. The row `Gold 2` is the floor.
     """
+    results = steady(results)
     gaps = results[(results.metric == "gap to Gold") & (results.set != "validation")]
     gaps = gaps.groupby(["scenario", "method", "seed"], sort=False).value.mean()
     gaps = gaps.groupby(["scenario", "method"], sort=False).agg(["mean", "std", "count"])
-    half = np.nan_to_num(student(gaps["count"]) * gaps["std"] / np.sqrt(gaps["count"]))
+    half = np.nan_to_num(half_width(gaps))
     costs = (
         results[results.metric == "images, % of retraining"].groupby(["scenario", "method"], sort=False).value.mean()
     )
@@ -206,7 +218,7 @@ def verdict(points):
     lines = []
     for scenario, part in points.groupby("scenario", sort=False):
         part = part.set_index("method")
-        methods = part[~part.index.str.match("Original|Gold")]
+        methods = part[~part.index.str.fullmatch(YARDSTICK)]
         nearest = methods.gap.idxmin()
         line = (
             f"- {scenario}: nearest to Gold is **{nearest}** with a mean gap of {methods.gap[nearest]:.2f} points at "

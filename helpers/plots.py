@@ -3,6 +3,7 @@
 import io
 import textwrap
 from functools import partial
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,10 +14,12 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from scipy.stats import norm
 from sklearn.manifold import TSNE
 
 from . import runs
-from .audit import pareto
+from .audit import interval, pareto
+from .experiment import YARDSTICK
 
 # Okabe and Ito's colour-blind-safe palette. Retained and forgotten, Original and Gold look the same everywhere.
 RETAINED, FORGOTTEN, VALIDATION, TEST = "#7f7f7f", "#D55E00", "#0072B2", "#56B4E9"
@@ -73,8 +76,8 @@ def order(results):
 
 def images(batches, count, title, color, classes):
     """A strip of `count` images of a set with their classes beneath."""
-    figure, axes = plt.subplots(1, count, figsize=(count * 0.85, 1.5))
-    for axis, i in zip(axes, batches.index[:count].tolist()):
+    figure, axes = plt.subplots(1, count, figsize=(max(3, count * 0.85), 1.5), squeeze=False)
+    for axis, i in zip(axes[0], batches.index[:count].tolist()):
         axis.imshow(batches.images[i].cpu().numpy())
         axis.set_xlabel(classes[batches.labels[i]], fontsize=8, color=color)
         axis.set(xticks=[], yticks=[])
@@ -146,10 +149,10 @@ def _sets_legend(axis, part, *more):
 
 def curves(results):
     """Tracked accuracies by epoch, a row a scenario, a panel a method; dashed lines are Gold's last ones."""
-    unlearned = final(results[~results.method.str.match("Original|Gold")], "tracked accuracy")
+    unlearned = final(results[~results.method.str.fullmatch(YARDSTICK)], "tracked accuracy")
     methods = {scenario: order(part) for scenario, part in unlearned.groupby("scenario", sort=False)}
     if not methods:
-        raise ValueError("there is no curve to draw: every method diverged")
+        raise ValueError("there is no curve to draw: no method has a finished epoch")
     columns = max(map(len, methods.values()))
     figure, axes = plt.subplots(len(methods), columns, figsize=(2.2 + 2.7 * columns, 2.9 * len(methods)), squeeze=False)
     for row, (scenario, names) in zip(axes, methods.items()):
@@ -231,7 +234,7 @@ def label_points(axis, points, lines=()):
         extent = label.get_window_extent()
         around = partial(boxes_around, x, y, extent.width + 3 * unit, extent.height, unit, bounds.extents)
         free = (one for one in around() if not any(overlap(one[1], other) for other in taken))
-        r, box = next(free, None) or next(around())
+        r, box = next(free, None) or next(around(), (0, (x, y, x, y)))
         taken.append(box)
         offset = ((box[0] + box[2]) / 2 - x) / unit, ((box[1] + box[3]) / 2 - y) / unit
         label.set_position(offset)
@@ -262,12 +265,12 @@ def overlap(a, b):
 
 
 def grouped_bars(results, methods, sets):
-    """Accuracy of `methods` on `sets` side by side, with an interval over seeds where there are several."""
+    """Accuracy of `methods` on `sets` side by side, with the 95 % interval over seeds where there are several."""
     rows = final(results, "accuracy", sets)
     rows = rows[rows.method.isin(methods)]
     figure, axis = plt.subplots(figsize=(max(7, 1.35 * len(methods) + 1.5), 3.8))
     sns.barplot(rows, x="method", y="value", hue="set", order=methods, hue_order=sets, palette=SETS, ax=axis,
-                errorbar=("ci", 95) if rows.seed.nunique() > 1 else None, seed=0)  # fmt: skip
+                errorbar=(lambda values: interval(values)[1:]) if rows.seed.nunique() > 1 else None)  # fmt: skip
     axis.set(xlabel="", ylabel="accuracy, %", ylim=(0, 105))
     axis.set_xticks(range(len(methods)), [textwrap.fill(m, 10) for m in methods])
     axis.grid(axis="x", visible=False)
@@ -287,7 +290,8 @@ def trends(results, methods, ylabel, value, gold=False):
     if gold:
         last = value(results[results.method == "Gold"]).iloc[-1]
         axis.axhline(last, color=GOLD, linestyle="--", linewidth=1.5, zorder=0, label="Gold")
-    for method, color, marker, line in zip(methods, palette, "osD^", ("-", "-", "-", ":")):  # one may lie on another
+    looks = zip(cycle(palette), cycle("osD^"), cycle(("-", "-", "-", ":")))  # one may lie on another
+    for method, (color, marker, line) in zip(methods, looks):
         series = value(results[results.method == method])
         axis.plot(series.index, series, color=color, marker=marker, linestyle=line, markersize=5, label=method)
     axis.set(xlabel="epoch", ylabel=ylabel, title=TITLES[results.scenario.iloc[0]])
@@ -342,13 +346,14 @@ def gap_against_cost(points, floors=None):
 
     Args:
         points: the table of `notebook.gap_points`; a column `group`, one of `GROUPS`, colours the methods.
-        floors: `audit.floor`s by scenario, whose 95 % interval is the band; without, it reaches up to the row `Gold 2`.
+        floors: `battery.floors`, whose 95 % interval is the band; without, it reaches up to the row `Gold 2`.
     """
-    scenarios = list(dict.fromkeys(points.scenario))
+    scenarios, drawn = list(dict.fromkeys(points.scenario)), []
     figure, axes = plt.subplots(len(scenarios), 1, figsize=(9.4, 5.6 * len(scenarios)), squeeze=False)
     for axis, scenario in zip(axes[:, 0], scenarios):
         part = points[points.scenario == scenario].set_index("method")
-        methods = part[~part.index.str.match("Original|Gold")]
+        methods = part[~part.index.str.fullmatch(YARDSTICK)]
+        methods = methods.assign(cost=cost_axis(axis, methods.cost))
         axis.axhline(part.gap["Original"], color=ORIGINAL, linestyle=":", linewidth=1.5, label="Original, untouched")
         _floor_band(axis, part, (floors or {}).get(scenario))
         front = methods[pareto(methods.cost, methods.gap)].sort_values("cost")
@@ -358,28 +363,34 @@ def gap_against_cost(points, floors=None):
             reach = [rows.gap - rows.low, rows.high - rows.gap]
             axis.errorbar(rows.cost, rows.gap, yerr=reach, fmt=marker, color=color, ecolor="0.6", elinewidth=1,
                           markersize=7, markeredgecolor="white", label=group or "a method")  # fmt: skip
-        axis.set_xscale("log")
-        axis.set_xlim(methods.cost.min() / 1.6, methods.cost.max() * 1.6)
         axis.set_yscale("symlog", linthresh=1)
         top = 1.2 * max(methods.high.max(), part.gap["Original"], 1)
         axis.set_yticks([tick for tick in (0, 0.25, 0.5, 0.75, 1, 2, 5, 10, 20, 50, 100) if tick <= top])
         axis.set_ylim(0, top)
-        axis.set(title=TITLES[scenario], xlabel="images seen, % of retraining", ylabel="mean gap to Gold, points")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        for one in (axis.xaxis, axis.yaxis):
-            one.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set(title=TITLES[scenario], ylabel="mean gap to Gold, points")
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, fontsize=9.5)
+        drawn.append(methods)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # from here on nothing moves
-    for axis, scenario in zip(axes[:, 0], scenarios):
-        methods = points[(points.scenario == scenario) & ~points.method.str.match("Original|Gold")].set_index("method")
+    for axis, methods in zip(axes[:, 0], drawn):
         label_points(axis, methods, [line for line in axis.lines if line.get_linestyle() != "None"])
     return figure
 
 
+def cost_axis(axis, cost):
+    """Make the horizontal axis one of cost, in percent, logarithmic; return `cost` with what is 0 at its left edge."""
+    some = cost[cost > 0]
+    left, right = (some.min() / 1.6, some.max() * 1.6) if len(some) else (0.1, 1)
+    axis.set(xscale="log", xlim=(left, right), xlabel="images seen, % of retraining")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    return cost.clip(lower=1.05 * left)
+
+
 def _floor_band(axis, part, floor):
-    """The floor as a band: `audit.floor`'s interval around its mean, or from 0 to the second Gold's gap."""
+    """The floor as a band: the interval of `battery.floors` around its mean, or from 0 to the second Gold's gap."""
     if floor is not None and np.isfinite(floor["high"]):
         axis.axhspan(max(floor["low"], 0), floor["high"], color=GOLD, alpha=0.35, linewidth=0,
                      label="floor: Gold against Gold, 95 % interval")  # fmt: skip
@@ -404,11 +415,11 @@ def battery(values, floors):
     sns.heatmap(units, annot=values.map(lambda value: f"{value:.3g}"), fmt="", mask=units.isna(), ax=axis, cmap=colours,
                 norm=BoundaryNorm(steps, colours.N, extend="max"), linewidths=0.5, yticklabels=True, xticklabels=True,
                 annot_kws={"size": 8.5}, cbar_kws={"ticks": steps, "format": "%g", "location": "bottom", "shrink": 0.45,
-                "label": "distance from Gold, in mean distances of two Golds (0.5 % at least)", "aspect": 40,
-                "pad": 0.04})  # fmt: skip
+                "label": "distance from Gold, in mean distances of two Golds (at least 0.5 points or 0.005)",
+                "aspect": 40, "pad": 0.04})  # fmt: skip
     axis.set_facecolor("0.88")
     axis.grid(visible=False)
-    yardsticks = values.index.str.match("Original|Gold").sum()
+    yardsticks = values.index.str.fullmatch(YARDSTICK).sum()
     axis.axhline(yardsticks, color="0.2", linewidth=1.6)
     axis.set(xlabel="", ylabel="")
     axis.xaxis.tick_top()
@@ -430,7 +441,7 @@ def relearn_curves(curves, original, tolerance=5):
         original: Original's forget accuracy in percent; the dashed line is `tolerance` percent below it.
     """
     figure, axis = plt.subplots(figsize=(8.4, 3.9))
-    looks = ((color, line, marker) for line in ("-", "--", ":") for color, marker in GROUPS.values())
+    looks = cycle((color, line, marker) for line in ("-", "--", ":") for color, marker in GROUPS.values())
     for method, rows in curves.groupby("method", sort=False):
         color, line, marker = {"Original": (ORIGINAL, "-", ""), "Gold": (GOLD, "-", "")}.get(method) or next(looks)
         by_step = rows.groupby("step").accuracy
@@ -468,9 +479,7 @@ def margin_histograms(trained, never, pictures, names):
         for side, color, label in zip(sides, (FORGOTTEN, VALIDATION), ("trained on it", "never saw it")):
             axis.hist(side, edges, density=True, color=color, alpha=0.4, linewidth=0, label=label)
             spread = max(side.std(ddof=1), 1e-6)
-            axis.plot(
-                grid, np.exp(-(((grid - side.mean()) / spread) ** 2) / 2) / (spread * np.sqrt(2 * np.pi)), color=color
-            )
+            axis.plot(grid, norm.pdf(grid, side.mean(), spread), color=color)
         axis.set(yticks=[], xlabel="margin, nats")
         axis.grid(visible=False)
     axes[1, 0].set_ylabel("density of models")
@@ -481,7 +490,7 @@ def margin_histograms(trained, never, pictures, names):
 def distributions(values, xlabel):
     """The share of images below each value of a per-image quantity; `values` maps models to arrays."""
     figure, axis = plt.subplots(figsize=(7, 3.2))
-    others = iter((METHOD, VALIDATION, "#CC79A7"))
+    others = cycle((METHOD, VALIDATION, "#CC79A7", "#0072B2"))
     for name, array in values.items():
         color = {"Original": ORIGINAL, "Gold": GOLD}.get(name) or next(others)
         axis.ecdf(np.asarray(array), color=color, linewidth=2.5 if name == "Gold" else 1.8, label=name)

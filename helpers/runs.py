@@ -12,8 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNS = Path(os.environ.get("UNLEARNING_RUNS", ROOT / "runs"))
-FIGURES = Path(os.environ.get("UNLEARNING_FIGURES", ROOT / "figures"))
+RUNS, FIGURES = (ROOT / (os.environ.get(f"UNLEARNING_{name.upper()}") or name) for name in ("runs", "figures"))
 
 
 def key(settings):
@@ -22,7 +21,11 @@ def key(settings):
 
 
 def replace_file(path, write):
-    """Call `write(temporary path)`, then move the finished file to `path`: no reader ever sees half of it."""
+    """Call `write(temporary path)`, then move the finished file to `path`: no reader ever sees half of it.
+
+    Raises:
+        OSError: it could not be written; names the path and the reason.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -40,14 +43,10 @@ def replace_file(path, write):
 
 
 def sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file):
     digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 

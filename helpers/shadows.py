@@ -125,8 +125,7 @@ def forgetful(experiment, number):
 
 def still_to_train(experiment, shadows=False):
     """Those names of `trainings` of which a model is not under `runs/`."""
-    seeker = copy(experiment)
-    seeker._may_make, seeker.say, missing = False, lambda line: None, []
+    seeker, missing = experiment.looking(), []
     for name, make in trainings(seeker, shadows).items():
         try:
             make()

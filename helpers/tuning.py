@@ -92,17 +92,18 @@ def tune(experiment, name, trials):
     ranges = rates | STRENGTHS.get(name, {})
     longest = experiment.budget["tuning"]["epochs"]
     lengths = {length: (1, max(longest, start[length])) for length in LENGTHS if length in start}
-    original = held_out_accuracies(experiment.original.model, experiment.split)
+    model = experiment.original.model
+    original = held_out_accuracies(model, experiment.split)
 
     def attempt(trial):
         settings = {**own, **{n: trial.suggest_int(n, *ends) for n, ends in lengths.items()}}
-        for name, ends in ranges.items():
-            value = float(f"{trial.suggest_float(name, *ends, log=True):.3g}")
-            settings |= {name[4:]: round(1 - value, 7)} if name.startswith("1 - ") else {name: value}
+        for setting, ends in ranges.items():
+            value = float(f"{trial.suggest_float(setting, *ends, log=True):.3g}")
+            settings |= {setting[4:]: round(1 - value, 7)} if setting.startswith("1 - ") else {setting: value}
         trial.set_user_attr("settings", settings)
         try:
             result = unlearn(
-                function, experiment.original.model, experiment.split, seed=experiment.seed,
+                function, model, experiment.split, seed=experiment.seed,
                 **experiment.budget["unlearning"], **settings,
             )  # fmt: skip
         except Diverged:
@@ -127,7 +128,7 @@ def tune(experiment, name, trials):
 def all_trials(budget):
     """All trials of a budget's methods on whatever images; an empty table where nothing was tuned."""
     file = TABLES / f"{budget}.csv"
-    return pd.read_csv(file) if file.exists() else pd.DataFrame(columns=COLUMNS)
+    return pd.read_csv(file, dtype={"identity": str}) if file.exists() else pd.DataFrame(columns=COLUMNS)
 
 
 def trials_of(experiment):

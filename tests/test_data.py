@@ -17,7 +17,16 @@ from torchvision.transforms.v2.functional import normalize
 
 from helpers import data as data_module
 from helpers import runs
-from helpers.data import Batches, class_number, crop_and_flip, find_folder, load_data, make_split, random_indices
+from helpers.data import (
+    Batches,
+    class_number,
+    crop_and_flip,
+    find_folder,
+    load_data,
+    make_split,
+    random_indices,
+    read_forget_list,
+)
 
 pytestmark = pytest.mark.usefixtures("runs_folder")
 ARCHIVE = runs.ROOT.parent / "shared" / "data" / "cifar10-jpeg.tar.gz"
@@ -199,6 +208,21 @@ def test_folder_of_classes_gives_a_fifth_of_each_to_the_test_set(one_level):
     assert torch.bincount(pets.train_y).tolist() == [8, 8] and torch.bincount(pets.test_y).tolist() == [2, 2]
     everything = torch.cat([pets.train_x, pets.test_x])[:, 0, 0, 0]
     assert sorted(everything.tolist()) == [*range(10), *range(100, 110)]
+
+
+def test_hidden_folders_are_no_classes(one_level):
+    """JupyterLab leaves `.ipynb_checkpoints` where it was."""
+    (one_level / ".ipynb_checkpoints").mkdir()
+    assert load_data(one_level, size=8).classes == ("cat", "dog")
+
+
+def test_a_list_to_forget_may_name_a_class_that_begins_like_a_comment(one_level, tmp_path):
+    (one_level / "cat").rename(one_level / "#cat")
+    pets = load_data(one_level, size=8)
+    named = [file for file in pets.files if file.startswith("#cat")][:2]
+    (tmp_path / "asked.txt").write_text("\n".join(["# these people asked", *named, "0"]))
+    index = read_forget_list(tmp_path / "asked.txt", pets).tolist()
+    assert index == sorted({0, *map(pets.files.index, named)})
 
 
 def test_folder_of_classes_is_split_the_same_way_twice(one_level, runs_folder, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from helpers.data import load_data
 from helpers.experiment import Experiment, head
 from helpers.literature import ABLATIONS, LITERATURE
 from helpers.methods import DOCUMENTS
+from helpers.metrics import predict
 from helpers.models import build_model
 
 PARAMETERS = {
@@ -132,6 +133,17 @@ def test_a_chain_continues_on_the_model_before(store):
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
+def test_a_chain_passes_over_what_diverged(store, monkeypatch):
+    """The method after one that diverged starts where that one did."""
+    monkeypatch.setitem(BUDGETS["smoke"]["class"]["methods"], "Gradient ascent", {"epochs": 1, "lr": 1e30})
+    chain = experiment(start="chain")
+    order = chain.methods
+    after = order[order.index("Gradient ascent") + 1]
+    monkeypatch.setattr(Experiment, "methods", ["Gradient ascent", after])
+    assert chain.unlearned("Gradient ascent").diverged
+    assert chain.unlearned(after).settings["start"]["role"] == "original"
+
+
 def test_a_method_of_ones_own_is_kept_by_its_source(store, no_training):
     """A function handed in under a name joins the table and is not run again."""
 
@@ -165,6 +177,34 @@ def test_a_method_that_diverges_is_a_row_that_says_so(store, no_training):
     assert "Explode" not in set(notebook.gap_points(results).method)
 
 
+def test_finite_weights_whose_predictions_are_not_count_as_diverged(store):
+    """A row that says so, from a table and from what lies under `runs/`."""
+    e = experiment()
+    run = e.unlearned("Gradient ascent", epochs=1, lr=1e12)
+    assert run.diverged == "Gradient ascent diverged: its predictions are not finite"
+    assert e.table([run]).query("method == 'Gradient ascent'").metric.tolist() == ["diverged"]
+    assert e.unlearned("Gradient ascent", epochs=1, lr=1e12).diverged
+
+
+@pytest.mark.parametrize("name", ["Original", "Gold", "Gold 2", "mine v. theirs"])
+def test_names_of_what_methods_are_compared_with_are_taken(store, name):
+    with pytest.raises(ValueError, match=f"a method cannot be called '{name}'"):
+        experiment().unlearned(name, lambda model, split: iter(()))
+
+
+def test_own_methods_are_those_of_this_original(store):
+    """What started from another seed's Original does not count as there."""
+
+    def nothing(model, split):
+        return iter(())
+
+    for seed in (0, 1):
+        _ = experiment(seed=seed).original, experiment(seed=seed).golds
+    experiment().unlearned("Nothing", nothing)
+    assert "Nothing" in [run.name for run in experiment().there()]
+    assert "Nothing" not in [run.name for run in experiment(seed=1).there()]
+
+
 def test_the_table_is_tidy_and_costs_are_shares_of_gold(store):
     """Columns as documented; Gold costs 100 % of retraining and lies at no distance from itself."""
     e = experiment()
@@ -177,10 +217,20 @@ def test_the_table_is_tidy_and_costs_are_shares_of_gold(store):
     assert images == 2 * len(e.split.forget.index)
 
 
-def test_the_tracked_images_are_part_of_their_set(store):
-    """Tracking looks at as many images as the budget says."""
-    tracked = experiment().original.history[0]["tracked"]
-    assert set(tracked) == {"train retain", "train forget", "test retain"}
+def test_the_tracked_images_are_part_of_their_set(store, monkeypatch):
+    """Tracking looks at as many images of each set as the budget says."""
+    e, looked_at = experiment(), []
+
+    def look(model, batches):
+        looked_at.append(batches.index)
+        return predict(model, batches)
+
+    monkeypatch.setattr("helpers.experiment.predict", look)
+    tracked = e.track(e.build())["tracked"]
+    assert list(tracked) == ["train retain", "train forget", "test retain"]
+    for name, index in zip(tracked, looked_at, strict=True):
+        whole = e.split.sets[name].index
+        assert len(index) == min(30, len(whole)) and set(index.tolist()) <= set(whole.tolist())
 
 
 def test_seeds_there(store, monkeypatch):
@@ -223,6 +273,12 @@ def test_head_cuts_and_renames():
     data = load_data("digits")
     cut = head(data, 50)
     assert len(cut.train_y) == len(cut.test_y) == 50 and cut.identity != data.identity
+    for part in ("train", "test"):
+        whole, some = (
+            [(x.numpy().tobytes(), int(y)) for x, y in zip(getattr(d, f"{part}_x"), getattr(d, f"{part}_y"))]
+            for d in (data, cut)
+        )
+        assert set(some) <= set(whole) and some != whole[:50]
 
 
 def test_unlearning_has_a_seed_of_its_own(store):
@@ -315,6 +371,45 @@ def test_the_verdict_is_computed(capsys, monkeypatch):
     assert "nearest to Gold is **A** with a mean gap of 0.50" in said[0]
     assert "The floor is 1.00 points; within it: **A**." in said[0]
     assert "2 of 3 methods end no nearer to Gold than Original was, or nearer by less than the floor" in said[0]
+
+
+def accuracies(values):
+    """A tidy table of the random scenario with these accuracies on all sets, `{method: [value of each seed]}`."""
+    rows = [
+        ("random", seed, method, 1, name, "accuracy", value)
+        for method, by_seed in values.items()
+        for seed, value in enumerate(by_seed)
+        for name in ("retain", "forget", "test")
+    ]
+    rows += [("random", seed, method, 1, "", "images, % of retraining", 10.0) for _, seed, method, *_ in rows]
+    return pd.DataFrame(rows, columns=["scenario", "seed", "method", "epoch", "set", "metric", "value"])
+
+
+def test_tables_have_students_interval():
+    """Seeds 1, 2, 3: mean 2, half-width t(.975, 2) / sqrt(3) = 2.48."""
+    table = notebook.table(accuracies({"A": [1, 2, 3]}), "random")
+    assert table["retain %"]["A"] == "2.0 ± 2.5"
+
+
+def test_what_diverged_at_one_seed_has_no_mean(monkeypatch):
+    """Its row says so; it is in no sentence and no figure."""
+    results = accuracies({"Original": [99, 99], "Gold": [90, 90], "A": [91]})
+    gaps = toy_results({"Original": [9, 9], "A": [1], "B": [5, 5]})
+    away = pd.DataFrame([("random", 1, "A", 0, "", "diverged", 1.0)], columns=results.columns)
+    assert notebook.table(pd.concat([results, away]), "random").loc["A"].tolist()[:2] == ["diverged", ""]
+    assert set(notebook.gap_points(pd.concat([gaps, away])).method) == {"Original", "B"}
+
+
+def test_findings_say_on_which_side_of_gold(monkeypatch):
+    """Above, below, equal, diverged."""
+    said = []
+    monkeypatch.setattr(notebook, "display", lambda markdown: said.append(markdown.data))
+    results = accuracies({"Original": [99], "Gold": [90], "Goldfish": [93.5], "B": [80], "C": [90.04]})
+    away = pd.DataFrame([("random", 0, "D", 0, "", "diverged", 1.0)], columns=results.columns)
+    notebook.findings(pd.concat([results, away]))
+    above, below, equal, diverged = said[0].splitlines()
+    assert "**Goldfish**" in above and "93.5 %, 3.5 points above Gold's 90.0 %" in above
+    assert "80.0 %, 10.0 points below Gold's" in below and "equal to Gold's" in equal and "**D**: diverged" in diverged
 
 
 def test_published_rows_stand_under_ours(store):

@@ -112,7 +112,7 @@ def test_own_method_joins_tables_and_figures(own):
     """Beside one of the suite's methods, with its accuracy, gap and cost."""
     e, mine = own
     results = e.table(["M1 Retain FT", mine])
-    rows = table(results, "random", with_published=False)
+    rows = table(results, "random")
     assert {"Original", "Gold", "M1 Retain FT", "Soften (mine)"} <= set(rows.index)
     points = gap_points(results)
     assert points.set_index("method").cost["Soften (mine)"] > 0

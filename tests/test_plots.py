@@ -58,6 +58,16 @@ def test_names_of_many_methods_overlap_neither_each_other_nor_a_point_nor_a_line
             assert away < 150 * figure.dpi / 72
 
 
+def test_a_method_that_costs_nothing_stands_at_the_left_edge():
+    """A logarithmic axis has no 0, and a name may be longer than the panel."""
+    table = gap_table()
+    table.loc[table.method.str.startswith("Method").idxmax(), ["method", "cost"]] = "Free " * 40, 0.0
+    axis = plots.gap_against_cost(table).axes[0]
+    costs = np.concatenate([line.get_xdata() for line in axis.lines if line.get_linestyle() == "None"])
+    left, right = axis.get_xlim()
+    assert 0 < left < costs.min() < 1.2 * left and costs.max() < right
+
+
 def line(axis, label):
     return next(one for one in axis.lines if one.get_label() == label)
 

@@ -17,7 +17,7 @@ from helpers.experiment import Experiment
 from helpers.metrics import accuracy, predict
 from helpers.shadows import target_index
 from helpers.training import Diverged
-from helpers.tuning import COLUMNS, chosen, held_out_accuracies, score, tune
+from helpers.tuning import COLUMNS, chosen, held_out_accuracies, score, summary, tune
 
 ORIGINAL = {"retain": 99.0, "forget": 99.0, "validation": 80.0}
 
@@ -46,6 +46,16 @@ def experiment(tmp_path, monkeypatch):
 def test_score_by_hand(accuracies, scenario, expected):
     """Distance of forget accuracy from what unseen images get, plus what was lost."""
     assert score(accuracies, ORIGINAL, scenario) == pytest.approx(expected)
+
+
+def test_the_summary_by_hand(experiment, monkeypatch, tmp_path):
+    """First, best and chosen of a method's trials; identities that look like numbers stay what they are."""
+    monkeypatch.setattr(tuning, "TABLES", tmp_path)
+    monkeypatch.setattr(experiment, "data", replace(experiment.data, identity="000123456789"))
+    rows = [("digits", "000123456789", "random", "A", i, points, 1.0, json.dumps({"lr": points})) for i, points in
+            enumerate([5.0, 2.0, math.nan, 7.0])]  # fmt: skip
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(tmp_path / "smoke.csv", index=False)
+    assert summary(experiment).loc["A"].tolist() == [4, 5.0, 2.0, "lr 2.0"] and chosen(experiment) == {"A": {"lr": 2.0}}
 
 
 def test_every_method_gets_the_same_trials_and_the_first_is_the_budgets_own(experiment, monkeypatch):

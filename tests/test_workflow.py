@@ -11,15 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import files
 import nbformat
 import psutil
 import pytest
+import suite as command
 from execute import parameter_problem, take_gpu
 from files import replace_text
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from save import save_outputs
 from suite import share_out, time_left
 from wording import duration, title, unknown
+
+from helpers.budgets import BUDGETS
+from helpers.experiment import SCENARIOS, STARTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 600  # seconds; enough on a machine that is busy with other things
@@ -566,6 +571,7 @@ FIGURE = """from pathlib import Path
 folder = Path("../figures/digits")
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "03_curves.png").write_text(f"{budget} {seed}")
+(folder / "audit.csv").write_text("12 writes this beside it")
 """
 
 
@@ -583,6 +589,32 @@ def test_a_notebook_runs_again_once_its_figures_are_gone_or_anothers(tmp_path):
     shutil.rmtree(repository / "figures")
     assert "out of date" in suite(repository, "status").stdout
     assert suite(repository).returncode == 0 and order(repository) == ["03"] and figure.exists()
+
+
+def test_the_tables_are_those_of_10_and_12(tmp_path, monkeypatch):
+    """Which notebooks run side by side: none takes another's table for its own."""
+    monkeypatch.setattr(files, "FIGURES", tmp_path)
+    (tmp_path / "digits").mkdir()
+    for name in ("results.csv", "audit.csv", "10_tsne.png", "11_gap.png"):
+        (tmp_path / "digits" / name).touch()
+    for number, found in (("10", ["10_tsne.png", "results.csv"]), ("11", ["11_gap.png"]), ("12", ["audit.csv"])):
+        assert sorted(files.figures_of(Path(f"{number}_x.ipynb"))) == [f"digits/{name}" for name in found]
+
+
+def test_the_command_knows_what_the_helpers_know():
+    """It repeats their lists, since `--help` does without torch."""
+    assert [*BUDGETS] == command.BUDGETS and [*SCENARIOS] == command.SCENARIOS and [*STARTS] == command.STARTS
+
+
+def test_folders_named_in_the_environment_are_the_same_from_everywhere(tmp_path):
+    """A relative one is taken from the repository, an empty one for none, by helpers and workflow alike."""
+    ask = f"""import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "workflow")!r}]
+import files; from helpers import runs
+print(runs.RUNS, runs.FIGURES, files.FIGURES, sep="\\n")"""
+    for named, expected in (("../else", ROOT / "../else"), ("", None), (str(tmp_path), tmp_path)):
+        environment = {**os.environ, "UNLEARNING_RUNS": named, "UNLEARNING_FIGURES": named}
+        words = subprocess.check_output([sys.executable, "-c", ask], cwd=tmp_path, env=environment, text=True).split()
+        assert words == [str(expected or ROOT / "runs"), *2 * [str(expected or ROOT / "figures")]]
 
 
 def test_text_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

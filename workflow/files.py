@@ -5,7 +5,8 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-FIGURES = Path(__file__).resolve().parent.parent / "figures"
+FIGURES = Path(__file__).resolve().parent.parent / (os.environ.get("UNLEARNING_FIGURES") or "figures")
+TABLES = {"10": "results.csv", "12": "audit.csv"}  # in `figures/<data>/`, beside the figures
 
 
 def replace_text(path, text):
@@ -22,8 +23,9 @@ def replace_text(path, text):
 
 
 def figures_of(notebook):
-    """When each figure of a notebook, and each table in `figures/`, was written: `{path: nanoseconds}`."""
-    files = [*FIGURES.glob(f"*/{notebook.name[:2]}_*"), *FIGURES.glob("*/*.csv")]
+    """When each figure and table of a notebook in `figures/` was written: `{path: nanoseconds}`."""
+    number = notebook.name[:2]
+    files = [*FIGURES.glob(f"*/{number}_*"), *(FIGURES.glob(f"*/{TABLES[number]}") if number in TABLES else ())]
     return {file.relative_to(FIGURES).as_posix(): file.stat().st_mtime_ns for file in files}
 
 
