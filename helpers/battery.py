@@ -4,7 +4,8 @@ In replicate k the attacked model is what a method left of shadow k. The targets
 which it never saw, are not: so every audit is judged on known truth. The Golds are attacked in each replicate too.
 """
 
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from itertools import combinations
 
 import numpy as np
@@ -153,7 +154,9 @@ class Battery:
         """
         retain, test = self.seen_and_not(run)
         targets = (self.targets(run), self.y)
-        attacks = [audit.taken_for_unseen(retain, test, targets, seed=i, at_most=FITTED_ON) for i in range(DRAWS)]
+        attack = partial(audit.taken_for_unseen, retain, test, targets, at_most=FITTED_ON)
+        with ThreadPoolExecutor() as pool:  # support vector machines compute outside the interpreter's lock
+            attacks = list(pool.map(lambda seed: attack(seed=seed), range(DRAWS)))
         return {signal: np.mean([attack[signal] for attack in attacks], axis=0) for signal in audit.SIGNALS}
 
     @cached_property
