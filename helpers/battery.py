@@ -79,7 +79,8 @@ class Battery:
                 every.append(found)
             ensemble = self.ensemble(runs)
             gold = mean([attacks for found in golds for attacks in found])
-            ensemble["final score"] = audit.final_score({"F": ensemble["forgetting quality"]}, mean(every), gold)
+            if "forgetting quality" in ensemble:
+                ensemble["final score"] = audit.final_score({"F": ensemble["forgetting quality"]}, mean(every), gold)
             rows += [(ENSEMBLE, method, *item) for item in ensemble.items()]
         return pd.DataFrame(rows, columns=COLUMNS[1:]).assign(scenario=self.scenario)[COLUMNS]
 
@@ -155,7 +156,9 @@ class Battery:
         retain, test = self.seen_and_not(run)
         targets = (self.targets(run), self.y)
         attack = partial(audit.taken_for_unseen, retain, test, targets, at_most=FITTED_ON)
-        with ThreadPoolExecutor() as pool:  # support vector machines compute outside the interpreter's lock
+        with ThreadPoolExecutor(
+            torch.get_num_threads()
+        ) as pool:  # support vector machines compute outside the interpreter's lock
             attacks = list(pool.map(lambda seed: attack(seed=seed), range(DRAWS)))
         return {signal: np.mean([attack[signal] for attack in attacks], axis=0) for signal in audit.SIGNALS}
 
@@ -232,9 +235,9 @@ class Battery:
     def golds_as_ensemble(self):
         """The yardsticks: Golds, and for likeness shadows that never saw an image, in the place of the unlearned.
 
-        Nothing for fewer than 3 Golds, which are no ensemble.
+        Nothing for fewer than 3 Golds, which are no ensemble, and in the class scenario: see `retrained`.
         """
-        if len(self.experiment.golds) < 3:
+        if len(self.experiment.golds) < 3 or self.scenario == "class":
             return {}
         return u_lira(self.margins(self.experiment.golds), self.never) | likeness(self.never, self.retrained)
 
@@ -245,8 +248,13 @@ class Battery:
 
     @cached_property
     def retrained(self):
-        """Margins of models that never saw a target: Golds, or `never` where these are fewer than 3."""
-        return self.margins(self.experiment.golds) if len(self.experiment.golds) >= 3 else self.never
+        """Margins of models that never saw a target, `(models, targets)`: Golds, `never` where these are fewer than 3.
+
+        In the class scenario none instead: shadows that never saw an image of the class know the class from others.
+        """
+        if len(self.experiment.golds) < 3:
+            return self.never if self.scenario == "random" else self.never[:0]
+        return self.margins(self.experiment.golds)
 
 
 def u_lira(unlearned, never):
@@ -256,8 +264,13 @@ def u_lira(unlearned, never):
 
 
 def likeness(unlearned, retrained):
-    """Forgetting quality and the 95th percentile of KLOM, of equally many models of each ensemble of margins."""
+    """Forgetting quality and the 95th percentile of KLOM, of equally many models of each ensemble of margins.
+
+    Nothing where there is no retrained model.
+    """
     models = min(len(unlearned), len(retrained))
+    if not models:
+        return {}
     quality = audit.forgetting_quality(unlearned[:models], retrained[:models])
     klom = np.percentile(audit.klom(unlearned[:models], retrained[:models]), 95)
     return {"forgetting quality": quality["F"], "KLOM, P95": klom, "models a side": models}
