@@ -329,6 +329,14 @@ def test_folder_that_cannot_be_written_is_named_before_anything_runs(tmp_path):
     assert order(tmp_path) == []
 
 
+@pytest.mark.parametrize("name", ["RUNS", "FIGURES"])
+def test_folder_named_in_the_environment_that_cannot_be_written_is_named_too(quiet_repository, name, monkeypatch):
+    monkeypatch.setenv(f"UNLEARNING_{name}", "/dev/null/there")
+    answer = suite(quiet_repository)
+    assert answer.returncode == 2 and "cannot write to /dev/null/there/: " in answer.stderr
+    assert answer.stderr.count("\n") == 1 and order(quiet_repository) == []
+
+
 # One notebook
 
 

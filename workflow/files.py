@@ -5,7 +5,8 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-FIGURES = Path(__file__).resolve().parent.parent / (os.environ.get("UNLEARNING_FIGURES") or "figures")
+ROOT = Path(__file__).resolve().parent.parent
+RUNS, FIGURES = (ROOT / (os.environ.get(f"UNLEARNING_{name.upper()}") or name) for name in ("runs", "figures"))
 TABLES = {"10": "results.csv", "12": "audit.csv"}  # in `figures/<data>/`, beside the figures
 
 

@@ -19,10 +19,9 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from files import figure_digest
+from files import FIGURES, ROOT, RUNS, figure_digest
 from wording import Parser, duration, model_title, refuse, title, unknown
 
-ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = {path.name[:2]: f"notebooks/{path.name}" for path in sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))}
 BUDGETS = ["quick", "short", "audit", "published", "smoke"]
 SCENARIOS = ["random", "class"]
@@ -146,8 +145,8 @@ def run(options):
         left = pending(config, targets)
         print("Would run:", ", ".join(target.title for target in models_for(config, left, suite) + left) or "nothing")
         return 0
-    for needed in [folder, "figures", ".snakemake"] + ["notebooks"] * options.save:
-        check_writable(ROOT / needed)
+    for needed in [ROOT / folder, RUNS, FIGURES, ROOT / ".snakemake"] + [ROOT / "notebooks"] * options.save:
+        check_writable(needed)
     lock = take_lock(ROOT / ".snakemake" / "suite.lock")
     left = pending(config, targets)
     left = models_for(config, left, suite) + left
@@ -158,7 +157,7 @@ def run(options):
         if snakemake(config, targets, left, jobs, options.cluster, log, lock) != 0:
             return report_failure([target for target in left if not recorded(target)], log)
         print(f"All done in {duration(time.monotonic() - start)}.")
-    print(f"Figures are in figures/, executed notebooks in {folder}/, models and numbers in runs/.")
+    print(f"Figures are in {shown(FIGURES)}/, executed notebooks in {folder}/, models and numbers in {shown(RUNS)}/.")
     if options.save:
         save(targets, options.seeds[0])
     return 0
@@ -189,7 +188,12 @@ def check_writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise OSError(f"cannot write to {folder.relative_to(ROOT)}/: {error.strerror}") from error
+        raise OSError(f"cannot write to {shown(folder)}/: {error.strerror}") from error
+
+
+def shown(path):
+    """A path as a reader knows it: from the repository if it is in there."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def take_lock(path):
