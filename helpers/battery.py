@@ -349,7 +349,7 @@ def labelled(method, data):
 def leaderboard(table, scenario, data=""):
     """Mean ± half of the 95 % interval's width: Original, Gold (its distances are the floor), methods by average gap.
 
-    `data` is the collection's name, see `labelled`.
+    What was not measured has no column. `data` is the collection's name, see `labelled`.
     """
     stats = of(table, scenario)
     rows = {}
@@ -362,7 +362,7 @@ def leaderboard(table, scenario, data=""):
         }
     rows |= {method: {"UA": "diverged"} for method in diverged(table, scenario)}
     rows = {labelled(method, data): row for method, row in rows.items()}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(BOARD)).fillna("")
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(BOARD)).dropna(axis=1, how="all").fillna("")
 
 
 def diverged(table, scenario):
