@@ -2,17 +2,15 @@
 
 import re
 import sys
-from pathlib import Path
 
 import pandas as pd
-from files import replace_text
+from files import ROOT, replace_text
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from helpers.battery import JSD, conclusions, leaderboard  # noqa: E402
-from helpers.notebook import gap_points, summary, text  # noqa: E402
-from helpers.published import PUBLISHED  # noqa: E402
+from helpers.battery import JSD, conclusions, leaderboard
+from helpers.notebook import gap_points, summary, text
+from helpers.published import PUBLISHED
 
 DATA = "cifar10"
 RESULTS, AUDIT = (ROOT / "figures" / DATA / name for name in ("results.csv", "audit.csv"))

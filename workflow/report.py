@@ -12,14 +12,13 @@ from pathlib import Path
 
 import nbformat
 from bs4 import BeautifulSoup
-from files import FIGURES, figure_digest, replace_text
+from files import FIGURES, ROOT, figure_digest, replace_text
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 from save import WIDGET
 from wording import Parser, duration, title, unknown
 
-ROOT = Path(__file__).resolve().parent.parent
 SUITE = ROOT / "runs" / "suite"
 
 

@@ -5,10 +5,9 @@ from itertools import groupby
 from pathlib import Path
 
 import nbformat
-from files import replace_text
+from files import ROOT, replace_text
 from nbstripout import strip_output
 
-ROOT = Path(__file__).resolve().parent.parent
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},

@@ -1,20 +1,18 @@
 """Choose the methods' settings on held-out data. The same command again goes on where it stopped."""
 
 import sys
-from pathlib import Path
 
 import pandas as pd
-from files import replace_text
+from files import ROOT, replace_text
 from wording import Parser, duration, refuse, unknown
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from helpers.budgets import BUDGETS  # noqa: E402
-from helpers.data import load_data  # noqa: E402
-from helpers.experiment import SCENARIOS, Experiment  # noqa: E402
-from helpers.runs import alone  # noqa: E402
-from helpers.tuning import TABLES, all_trials, trials_of, tune  # noqa: E402
+from helpers.budgets import BUDGETS
+from helpers.data import load_data
+from helpers.experiment import SCENARIOS, Experiment
+from helpers.runs import alone
+from helpers.tuning import TABLES, all_trials, trials_of, tune
 
 
 def main():
