@@ -49,7 +49,8 @@ sns.set_theme(
     context="notebook",
     style="whitegrid",
     rc={"figure.dpi": 110, "savefig.bbox": "tight", "axes.titlesize": 12, "axes.titleweight": "bold",
-        "legend.frameon": False, "axes.edgecolor": "0.3", "figure.constrained_layout.use": True},
+        "legend.frameon": False, "axes.edgecolor": "0.3", "figure.constrained_layout.use": True,
+        "text.parse_math": False},  # a class may be called $x$
 )  # fmt: skip
 
 

@@ -333,6 +333,16 @@ def test_single_class_is_refused(one_level):
         load_data(one_level)
 
 
+@pytest.mark.parametrize("name", [b"caf\xe9", b"two\nlines"])
+def test_a_class_folder_whose_name_does_not_print_is_refused(one_level, name):
+    """Figures, tables and records could not hold it. A picture's own name may be anything."""
+    (one_level / "cat/0.png").rename(one_level / "cat" / os.fsdecode(b"\xff.png"))
+    assert load_data(one_level, size=8).classes == ("cat", "dog")
+    (one_level / "cat").rename(one_level / os.fsdecode(name))
+    with pytest.raises(ValueError, match=r"rename the class folder '(caf\\udce9|two\\nlines)'"):
+        load_data(one_level)
+
+
 def test_folder_without_images_is_refused(tmp_path):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match=r"'nothing' needs at least two.*none"):

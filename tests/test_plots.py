@@ -149,3 +149,9 @@ def test_margin_histograms_have_a_panel_an_image_with_the_fitted_normals():
             x, y = curve.get_data()
             assert x[y.argmax()] == pytest.approx(side[:, i].mean(), abs=np.ptp(x) / 199)
             assert y.max() == pytest.approx(1 / (side[:, i].std(ddof=1) * np.sqrt(2 * np.pi)), rel=0.02)
+
+
+def test_names_of_classes_are_no_mathematics():
+    figure = plots.predicted_as(pd.DataFrame([[60, 40]], ["Original"]), ["$x_1$", "a_2"], 0)
+    figure.draw_without_rendering()  # "$x$ costs 5 $" would not even draw
+    assert not any(label.get_parse_math() for label in figure.axes[0].get_xticklabels())
