@@ -156,9 +156,8 @@ class Battery:
         retain, test = self.seen_and_not(run)
         targets = (self.targets(run), self.y)
         attack = partial(audit.taken_for_unseen, retain, test, targets, at_most=FITTED_ON)
-        with ThreadPoolExecutor(
-            torch.get_num_threads()
-        ) as pool:  # support vector machines compute outside the interpreter's lock
+        # support vector machines compute outside the interpreter's lock
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             attacks = list(pool.map(lambda seed: attack(seed=seed), range(DRAWS)))
         return {signal: np.mean([attack[signal] for attack in attacks], axis=0) for signal in audit.SIGNALS}
 
