@@ -70,6 +70,10 @@ case "${1-}" in
         exec .venv/bin/python tests/bench.py "$@"
         ;;
     *)
+        if [ ! -e "$root/.venv/stamp" ]; then # who misspells an option hears of it before the set-up
+            python="$(find_python)"
+            PYTHONPATH="$root/workflow" "$python" -c 'import suite; suite.parse()' "$@"
+        fi
         (set_up)
         exec "$root/.venv/bin/python" "$root/workflow/suite.py" "$@"
         ;;

@@ -143,7 +143,14 @@ def suite(repository, *options):
 def running_suite(repository, *options):
     """A suite that has come to its first notebook, with the processes that it started."""
     command = [sys.executable, "workflow/suite.py", *options]
-    process = subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=repository,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # who runs the tests may ignore it
+    )
     try:
         wait_until(lambda: (repository / "order.txt").exists() or process.poll() is not None)
         yield process, psutil.Process(process.pid).children(recursive=True)
@@ -227,6 +234,13 @@ def test_help_needs_no_set_up(shell):
     answer = run_all(shell, "--help")
     assert answer.returncode == 0 and "--forget-fraction" in answer.stdout
     assert not (shell / ".venv").exists()
+
+
+def test_a_misspelt_option_is_told_before_the_set_up(shell):
+    shutil.rmtree(shell / ".venv")
+    answer = run_all(shell, "--budgt", "quick")
+    assert answer.returncode == 2 and "'--budgt' is unknown" in answer.stderr and answer.stderr.count("\n") == 1
+    assert "Setting up" not in answer.stdout and not (shell / ".venv").exists()
 
 
 def test_set_up_happens_once_and_again_when_requirements_change(shell):
