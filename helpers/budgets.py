@@ -183,8 +183,8 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
         "model": {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 8},
         "batches": {"image_size": 32},
         "training": {
-            "epochs": 10,
-            "plain_epochs": 2,
+            "epochs": 25,
+            "plain_epochs": 5,
             "batch_size": 128,
             "lr": 1e-3,
             "weight_decay": 0.05,

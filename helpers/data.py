@@ -180,7 +180,7 @@ def _decode(file, size):
     try:
         with Image.open(file) as image:
             if image.mode.startswith("I"):  # 16-bit grey levels: PIL's own conversion clips them to white
-                image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
+                image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
             image = image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"'{file.parent.name}/{file.name}' is not a readable image: {error}") from error

@@ -79,8 +79,8 @@ class Experiment:
         seed: of initial weights and shuffling. The split has its own seed and is the same for all.
         forget_index: in the random scenario, forget these training images (see `data.read_forget_list`).
         model: settings of `build_model` instead of the budget's, such as `{"name": "mobilenetv3_small_050"}`.
-        start: `fresh`, each method starts from Original; `chain`, each starts from the model that the method before it
-            in the budget's table left, as document A's notebook did.
+        start: `fresh`, each method starts from Original; `chain`, in the random scenario each of the budget's methods
+            starts from the model that the one before it in the table left, as document A's notebook did.
     """
 
     def __init__(
@@ -258,12 +258,12 @@ class Experiment:
 
     def _start(self, name):
         """The run that a method starts from."""
-        return self._before(name) if self.start == "chain" else self.original
+        chained = self.start == "chain" and self.scenario == "random" and name in self.methods
+        return self._before(name) if chained else self.original
 
     def _before(self, name):
         """In a chain: what the last method before `name` left that did not diverge, Original for the first."""
-        position = self.methods.index(name) if name in self.methods else len(self.methods)
-        earlier = map(self.unlearned, reversed(self.methods[:position]))
+        earlier = map(self.unlearned, reversed(self.methods[: self.methods.index(name)]))
         return next((run for run in earlier if not run.diverged), self.original)
 
     def _common(self, seed):

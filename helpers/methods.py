@@ -49,30 +49,40 @@ def alternate(model, split, s):
 def tail_only(model, split, at_most=4e9):
     """Freeze all but the tail, BatchNorm statistics included; return the tail and a split of the trunk's outputs.
 
-    The frozen trunk gives an image the same output every time, so it computes each of them once; where these would
-    take more than `at_most` bytes it works on the images instead. See `models.tail` for what the tail is.
+    The frozen trunk gives an image the same output every time: it is computed when an image is first served, and kept.
+    Where these would take more than `at_most` bytes the split stays one of images. See `models.tail` for the tail.
     """
     network = tail(model)
     model.eval().requires_grad_(False)
     network.train().requires_grad_(True)
+    outputs = TrunkOutputs(model, network, split.retain)
     total = len(split.retain.index) + len(split.forget.index)
-    if total * _trunk_outputs(model, network, split.forget.fresh(limit=2))[0].nbytes > at_most:
+    if total * outputs[split.retain.index[:1]].nbytes > at_most:
         return model, split
-    features = {name: _features(model, network, getattr(split, name)) for name in ("retain", "forget")}
-    return network, replace(split, **features)
+    return network, replace(
+        split, retain=replace(split.retain, images=outputs), forget=replace(split.forget, images=outputs)
+    )
 
 
-def _features(model, network, batches):
-    images = replace(batches, shuffle=False, batch_size=500, limit=None)  # shares the count of images seen
-    outputs = _trunk_outputs(model, network, images)
-    return replace(batches, images=outputs, labels=batches.y, index=torch.arange(len(outputs), device=outputs.device))
+class TrunkOutputs:
+    """What goes into `network`, the tail of `model`, for the images of `batches`; each is computed when asked for."""
 
+    def __init__(self, model, network, batches):
+        self.model, self.network, self.batches, self.outputs = model, network, batches, None
+        self.there = torch.zeros(len(batches.images), dtype=torch.bool, device=batches.index.device)
 
-def _trunk_outputs(model, network, images):
-    with evaluating(model), inputs_of(network[0]) as outputs:
-        for x, _ in images:
-            model(x)
-    return torch.cat(outputs)
+    def __getitem__(self, index):
+        new = index[~self.there[index]]
+        if len(new):
+            with evaluating(self.model), inputs_of(self.network[0]) as caught:
+                self.model(self.batches.prepare(self.batches.images[new]))
+            (found,) = caught
+            if self.outputs is None:
+                layout = torch.channels_last if found.ndim == 4 else torch.contiguous_format
+                size = len(self.there), *found.shape[1:]
+                self.outputs = torch.empty(size, dtype=found.dtype, device=found.device, memory_format=layout)
+            self.outputs[new], self.there[new] = found, True
+        return self.outputs[index]
 
 
 def kl_uniform(logits):

@@ -172,7 +172,7 @@ def refuse_other_networks(model):
 
 
 def early(model):
-    """The part that H4 freezes at first: layer1 and layer2, for a ViT the first half of its blocks."""
+    """The part that H4 freezes at first: layer1 and layer2, for a ViT the patches' embedding and half of its blocks."""
     if is_vit(model):
         return [model.patch_embed, *model.blocks[: len(model.blocks) // 2]]
     refuse_other_networks(model)

@@ -1,7 +1,6 @@
 """What the notebooks share: opening a suite with checked parameters, showing source, tables and computed sentences."""
 
 import inspect
-import math
 import re
 
 import numpy as np
@@ -41,17 +40,17 @@ def open_suite(data, budget, scenarios, seed, forget_class, forget_fraction, sta
 
 
 def number(name, value, kind):
-    """`value` as a finite, non-negative number; a string that spells one is taken, a bool is not."""
+    """`value` as a number from 0 to 2**31 - 1; a string that spells one is taken, a bool is not."""
     try:
         if isinstance(value, bool):
             raise ValueError
         converted = kind(value)
-        if converted != float(value) or not math.isfinite(converted) or converted < 0:
+        if converted != float(value) or not 0 <= converted < 2**31:
             raise ValueError
         return converted
     except (TypeError, ValueError, OverflowError):
         wanted = "a whole number" if kind is int else "a number"
-        raise ValueError(f"{name} = {value!r}: {wanted}, not negative") from None
+        raise ValueError(f"{name} = {value!r}: {wanted}, not negative, less than 2**31") from None
 
 
 def describe(suite):
@@ -219,6 +218,9 @@ def verdict(points):
     for scenario, part in points.groupby("scenario", sort=False):
         part = part.set_index("method")
         methods = part[~part.index.str.fullmatch(YARDSTICK)]
+        if methods.empty:
+            lines.append(f"- {scenario}: every method diverged.")
+            continue
         nearest = methods.gap.idxmin()
         line = (
             f"- {scenario}: nearest to Gold is **{nearest}** with a mean gap of {methods.gap[nearest]:.2f} points at "

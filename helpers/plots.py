@@ -1,6 +1,7 @@
 """Figures: each function takes the tidy table (or runs) and returns a matplotlib figure; `keep` shows and saves it."""
 
 import io
+import logging
 import textwrap
 from functools import partial
 from itertools import cycle
@@ -11,6 +12,7 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import Image, display
 from matplotlib.colors import BoundaryNorm
+from matplotlib.font_manager import get_font_names
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
@@ -44,11 +46,15 @@ SETS = {
 }
 MARKERS = {name: marker for name, marker in zip(SETS, "osD^osD^")}
 TITLES = {"random": "random scenario", "class": "class scenario"}
+FALLBACKS = ["Noto Sans CJK SC", "Droid Sans Fallback", "WenQuanYi Micro Hei", "Hiragino Sans GB", "Arial Unicode MS"]
+FONTS = ["DejaVu Sans", *(name for name in FALLBACKS if name in get_font_names())]  # a class may be called 猫
+logging.getLogger("matplotlib.font_manager").setLevel("ERROR")  # silent about a fallback without a bold face
 
 sns.set_theme(
     context="notebook",
     style="whitegrid",
-    rc={"figure.dpi": 110, "savefig.bbox": "tight", "axes.titlesize": 12, "axes.titleweight": "bold",
+    rc={"font.family": FONTS,
+        "figure.dpi": 110, "savefig.bbox": "tight", "axes.titlesize": 12, "axes.titleweight": "bold",
         "legend.frameon": False, "axes.edgecolor": "0.3", "figure.constrained_layout.use": True,
         "text.parse_math": False},  # a class may be called $x$
 )  # fmt: skip
@@ -148,12 +154,19 @@ def _sets_legend(axis, part, *more):
     axis.legend(handles=[*handles, *more], loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9.5)
 
 
+def _no_figure(reason):
+    figure, axis = plt.subplots(figsize=(5, 0.6))
+    axis.axis("off")
+    axis.text(0, 0.5, reason, va="center")
+    return figure
+
+
 def curves(results):
     """Tracked accuracies by epoch, a row a scenario, a panel a method; dashed lines are Gold's last ones."""
     unlearned = final(results[~results.method.str.fullmatch(YARDSTICK)], "tracked accuracy")
     methods = {scenario: order(part) for scenario, part in unlearned.groupby("scenario", sort=False)}
     if not methods:
-        raise ValueError("there is no curve to draw: no method has a finished epoch")
+        return _no_figure("no curve: every method here diverged")
     columns = max(map(len, methods.values()))
     figure, axes = plt.subplots(len(methods), columns, figsize=(2.2 + 2.7 * columns, 2.9 * len(methods)), squeeze=False)
     for row, (scenario, names) in zip(axes, methods.items()):
@@ -349,7 +362,9 @@ def gap_against_cost(points, floors=None):
         points: the table of `notebook.gap_points`; a column `group`, one of `GROUPS`, colours the methods.
         floors: `battery.floors`, whose 95 % interval is the band; without, it reaches up to the row `Gold 2`.
     """
-    scenarios, drawn = list(dict.fromkeys(points.scenario)), []
+    scenarios, drawn = list(dict.fromkeys(points.scenario[~points.method.str.fullmatch(YARDSTICK)])), []
+    if not scenarios:
+        return _no_figure("no point: every method diverged")
     figure, axes = plt.subplots(len(scenarios), 1, figsize=(9.4, 5.6 * len(scenarios)), squeeze=False)
     for axis, scenario in zip(axes[:, 0], scenarios):
         part = points[points.scenario == scenario].set_index("method")

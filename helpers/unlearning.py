@@ -95,7 +95,7 @@ def unlearn(
 
 
 def source_of(method):
-    """A method's source and that of all it reaches: functions of its module and of the suite's methods, plain values.
+    """A method's source and that of all it reaches in its module and the suite's methods: code and plain values.
 
     Without comments and docstrings, so that who explains a method better does not run it again.
     """
@@ -110,7 +110,15 @@ def source_of(method):
             found[value] = _code(value)
             reached = {n: value.__globals__[n] for n in _names(value.__code__) if n in value.__globals__}
             waiting |= reached | inspect.getclosurevars(value).nonlocals
+        elif inspect.isclass(value) and value.__module__ in ours:
+            parts = {f"{name}.{part}": function for part, function in vars(value).items()}
+            waiting |= {part: f for part, f in parts.items() if inspect.isfunction(f) and _is_written(f)}
     return "\n\n".join(sorted(found.values()))
+
+
+def _is_written(function):
+    """Whether it stands in a file or a cell; those that a dataclass gets do not."""
+    return function.__code__.co_filename != "<string>"
 
 
 def _code(function):

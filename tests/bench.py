@@ -136,7 +136,7 @@ class Case:
     images: int  # that each side's timed part serves
     reference: object
     ours: object
-    set_up: int = 0  # how many laps of ours are not the epoch but made once before it
+    set_up: int = 0  # how many laps of ours come first, in which the frozen part's outputs are computed, too
 
 
 def synthetic(train_images, test_images):
@@ -176,7 +176,7 @@ def training_case(title, name, images, batch_size, optimizer, lr, batches, **siz
 
 def selective_case(title, method, images, batch_size, alternating, retained):
     model, plain = pair("resnet18")
-    split = make_split(synthetic(images, 20), forget_fraction=0.25, device=DEVICE, **CIFAR10)
+    split = make_split(synthetic(images, 20), forget_fraction=0.5, device=DEVICE, **CIFAR10)  # an epoch sees all images
     served = alternating * 2 * len(split.forget.index) + retained * len(split.retain.index)
     settings = {"epochs": 2} | ({"final": int(retained)} if alternating else {})  # the trunk and one epoch; one epoch
 
@@ -307,7 +307,7 @@ def matmul_limit(dtype, side=2048, times=5):
 def set_up_note(case, reference, ours, epochs=(5, 100)):
     """What the frozen part's outputs, computed once, make of the ratio over whole runs."""
     found = laps(case.ours)
-    once = max(found[case.set_up] - found[0] - ours, 0)
+    once = max(found[case.set_up] - found[0] - case.set_up * ours, 0)
     ratios = " and ".join(f"{n * reference / (once + n * ours):.1f} over {n}" for n in epochs)
     return f"{case.name}: {once:.1f} s once for the frozen part's outputs; with them the ratio is {ratios} epochs."
 
@@ -421,8 +421,8 @@ def jobs_of(scenario, table, count, names):
             settings = {**settings, "lr": 1e-9}  # nothing diverges
         result = unlearn(name, Toy(10), split, **shared, **settings)
         job = Counter(trained=result.cost["images"], evaluated=0)
-        if name.startswith(FROZEN):  # the pass over the frozen part is like an evaluation
-            job = Counter(tail=result.cost["images"] - 500, evaluated=500)
+        if name.startswith(FROZEN):  # each image's way through the frozen part is like an evaluation
+            job = Counter(tail=result.cost["images"], evaluated=min(500, result.cost["images"]))
         jobs[name] = {kind: images * scale for kind, images in job.items()}
         jobs[name]["evaluated"] += sets + len(result.history) * panel
     return jobs

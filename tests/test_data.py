@@ -269,6 +269,11 @@ def test_any_mode_becomes_rgb(tmp_path, mode, value, expected):
     assert (pixels == torch.tensor(expected)).all()
 
 
+def test_grey_levels_of_more_than_16_bits_are_white(tmp_path):
+    Image.new("I", (8, 8), 70000).save(tmp_path / "a.tif")
+    assert (data_module._decode(tmp_path / "a.tif", 8) == 255).all()
+
+
 def test_palette_becomes_rgb(tmp_path):
     Image.new("RGB", (8, 8), (200, 100, 0)).convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "a.gif")
     pixels = data_module._decode(tmp_path / "a.gif", 8)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import helpers
-from helpers import notebook, published, runs
+from helpers import notebook, plots, published, runs
 from helpers.budgets import BUDGETS
 from helpers.data import load_data
 from helpers.experiment import Experiment, head
@@ -125,18 +125,25 @@ def test_the_kits_checkpoint_is_original_on_the_official_data_only(store, tmp_pa
 
 def test_a_chain_continues_on_the_model_before(store):
     """`start="chain"`: the second method starts from what the first left, `fresh` from Original."""
-    chain, fresh = experiment(start="chain"), experiment()
+    chain, fresh = (Experiment(load_data("digits"), "random", "smoke", start=start) for start in ("chain", "fresh"))
     first, second = chain.methods[:2]
     assert chain.unlearned(second).settings["start"]["method"] == DOCUMENTS[first][0].__name__
     assert fresh.unlearned(second).settings["start"]["role"] == "original"
     one, other = chain.unlearned(second).model.state_dict(), fresh.unlearned(second).model.state_dict()
-    assert not torch.equal(one["head.weight"], other["head.weight"])
+    assert not torch.equal(one["fc.weight"], other["fc.weight"])
+    own = chain.unlearned("Gentle", lambda model, split: iter(()))
+    assert own.settings["start"]["role"] == "original"
+
+
+def test_the_class_scenario_knows_no_chain(store):
+    chain = experiment(start="chain")
+    assert chain.unlearned(chain.methods[1]).settings["start"]["role"] == "original"
 
 
 def test_a_chain_passes_over_what_diverged(store, monkeypatch):
     """The method after one that diverged starts where that one did."""
-    monkeypatch.setitem(BUDGETS["smoke"]["class"]["methods"], "Gradient ascent", {"epochs": 1, "lr": 1e30})
-    chain = experiment(start="chain")
+    monkeypatch.setitem(BUDGETS["smoke"]["random"]["methods"], "Gradient ascent", {"epochs": 1, "lr": 1e30})
+    chain = Experiment(load_data("digits"), "random", "smoke", start="chain")
     order = chain.methods
     after = order[order.index("Gradient ascent") + 1]
     monkeypatch.setattr(Experiment, "methods", ["Gradient ascent", after])
@@ -159,7 +166,7 @@ def test_a_method_of_ones_own_is_kept_by_its_source(store, no_training):
     experiment().unlearned("Nothing", nothing)
 
 
-def test_a_method_that_diverges_is_a_row_that_says_so(store, no_training):
+def test_a_method_that_diverges_is_a_row_that_says_so(store, no_training, monkeypatch):
     """It is kept as diverged, not run again, and neither table nor sentence nor chain stumbles over it."""
 
     def explode(model, split):
@@ -175,6 +182,14 @@ def test_a_method_that_diverges_is_a_row_that_says_so(store, no_training):
     assert notebook.table(results, "class").loc["Explode"].tolist()[:2] == ["diverged", ""]
     notebook.findings(results)
     assert "Explode" not in set(notebook.gap_points(results).method)
+    nobody = results[results.method != "Gradient ascent"]  # figures and sentences do without a method, too
+    points = notebook.gap_points(nobody)
+    for figure, said in ((plots.curves(nobody), "no curve"), (plots.gap_against_cost(points), "no point")):
+        assert said in figure.axes[0].texts[0].get_text()
+    said = []
+    monkeypatch.setattr(notebook, "display", lambda markdown: said.append(markdown.data))
+    notebook.verdict(points)
+    assert said == ["- class: every method diverged."]
 
 
 def test_finite_weights_whose_predictions_are_not_count_as_diverged(store):
@@ -303,6 +318,25 @@ def test_every_budget_names_known_methods_and_scenarios():
     )
     assert len(DOCUMENTS) == 14
     assert set(published.RANDOM) <= set(DOCUMENTS) and set(published.CLASS) - {"Original", "Gold"} <= set(DOCUMENTS)
+
+
+def test_published_is_the_documents_training():
+    """Document A's common settings and document B's; the methods' own are their defaults (see test_methods)."""
+    a, b = BUDGETS["published"]["random"], BUDGETS["published"]["class"]
+    assert a["model"] == {"name": "resnet18"} and a["original"] == "kit"
+    assert a["batches"] == {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010), "image_size": 32}
+    assert a["training"] == {
+        "epochs": 200, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "schedule": "cosine"
+    }  # fmt: skip
+    assert a["unlearning"] == {"batch_size": 128} and not any(a["methods"].values())
+    vit = {"name": "vit_tiny_patch16_224", "image_size": 224, "patch_size": 16, "weights": "imagenet"}
+    assert b["model"] == vit and b["batches"] == {"image_size": 224}
+    assert b["training"] == {"epochs": 3, "batch_size": 64, "lr": 1e-4, "augment": False}
+    assert b["unlearning"] == {"batch_size": 64}
+    for name in ("Fine-tuning", "Gradient ascent", "2-Stage", "2-Stage full"):
+        assert b["methods"][name] == {}
+    for part in (a, b):
+        assert part["evaluation"] == {"final": None, "tracked": None}
 
 
 @pytest.mark.parametrize(

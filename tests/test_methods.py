@@ -16,7 +16,7 @@ from helpers import methods, training, unlearning
 from helpers.data import make_split
 from helpers.methods import DOCUMENTS, contrast, exponential, kl_uniform, linear, square, tail_only
 from helpers.metrics import losses, predict
-from helpers.models import build_model, early, is_vit, last_linear, tail
+from helpers.models import build_model, early, evaluating, inputs_of, is_vit, last_linear, tail
 from helpers.training import EpochEnd, Phase, train
 from helpers.unlearning import source_of, unlearn
 
@@ -237,9 +237,24 @@ def test_tail_only_serves_the_trunks_outputs(toy, random_split):
     model = toy()
     network, features = tail_only(model, random_split.fresh(seed=0, batch_size=8))
     assert isinstance(network, nn.Sequential) and network[0] is model.layer4
-    assert features.retain.images.shape == (48, 6, 8, 8) and features.forget.images.shape == (16, 6, 8, 8)
-    x, _ = next(iter(features.forget))
-    assert x.shape == (8, 6, 8, 8) and torch.equal(features.forget.labels, random_split.forget.y)
+    with inputs_of(model.layer4) as caught, evaluating(model):
+        batches = [(model(x), y) for x, y in random_split.forget.fresh(seed=2, batch_size=8)]
+    served = list(features.forget)
+    assert len(served) == 2 and served[0][0].shape == (8, 6, 8, 8)
+    for (outputs, labels), expected, (_, y) in zip(served, caught, batches):
+        assert torch.equal(labels, y) and torch.allclose(outputs, expected, atol=1e-6)
+
+
+def test_the_trunk_computes_each_image_once_and_none_that_is_not_served(toy, random_split):
+    model, computed = toy(), []
+    model.layer3.register_forward_hook(lambda module, args, output: computed.append(len(output)))
+    _, features = tail_only(model, random_split.fresh(seed=0, batch_size=8, retain_limit=16))
+    for _ in range(3):
+        list(features.retain)
+    images = features.retain.images
+    served = int(images.there.sum())
+    assert sum(computed) == served and 16 < served <= 48 and features.retain.seen["images"] == 3 * 16
+    assert not images.there[features.forget.index].any()
 
 
 def test_tail_only_works_on_images_where_features_would_be_too_large(toy, random_split):
@@ -253,9 +268,9 @@ def test_tail_only_works_on_images_where_features_would_be_too_large(toy, random
     assert not model.layer3[0].weight.requires_grad and model.fc.weight.requires_grad
 
 
-def test_the_pass_over_the_trunk_is_counted(toy, random_split):
+def test_images_seen_are_those_of_the_passes(toy, random_split):
     cost = unlearn("M2 Selective FT", toy(), random_split, batch_size=8, epochs=2).cost
-    assert cost["images"] == 64 + 2 * 48 and cost["steps"] == 12
+    assert cost["images"] == 2 * 48 and cost["steps"] == 12
 
 
 def test_m3_is_m2_and_one_pass_up_in_evaluation_mode(network, random_split):
@@ -524,3 +539,5 @@ def test_the_source_of_a_method_is_all_that_it_reaches(monkeypatch):
     assert source_of(example) != source
     assert "def ascend" in source_of(methods.scaled_ascent) and "def square" in source_of(methods.scaled_ascent)
     assert "def square" not in source_of(methods.gradient_ascent)
+    selective = source_of(methods.selective_finetuning)
+    assert "def __getitem__(self, index)" in selective and "each is computed when asked for" not in selective

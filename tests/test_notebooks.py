@@ -78,6 +78,13 @@ def test_code_cells_are_short(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_shows_its_figures_without_being_run(path):
+    """On a code host a reader sees at least the figures that the notebook is known for."""
+    outputs = [o for cell in nbformat.read(path, 4).cells for o in cell.get("outputs", [])]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) >= len(FIGURES[path.stem[:2]])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_saved_outputs_carry_no_path_and_no_error(path):
     """What is committed shows no machine: no absolute path, no traceback, no leftover metadata."""
     book = json.loads(path.read_text())

@@ -155,3 +155,11 @@ def test_names_of_classes_are_no_mathematics():
     figure = plots.predicted_as(pd.DataFrame([[60, 40]], ["Original"]), ["$x_1$", "a_2"], 0)
     figure.draw_without_rendering()  # "$x$ costs 5 $" would not even draw
     assert not any(label.get_parse_math() for label in figure.axes[0].get_xticklabels())
+
+
+def test_a_chinese_name_is_drawn_where_a_font_has_its_letters(recwarn):
+    if plots.FONTS == ["DejaVu Sans"]:
+        pytest.skip("no font with Chinese letters is installed")
+    figure = plots.predicted_as(pd.DataFrame([[60, 40]], ["Original"]), ["猫", "dog"], 0)
+    figure.draw_without_rendering()
+    assert not [warning for warning in recwarn if "missing from font" in str(warning.message)]
