@@ -331,7 +331,7 @@ def follow(process, left, jobs, seconds):
     """Say each of `left` that is done and what remains; return Snakemake's exit status.
 
     Args:
-        seconds: for each notebook's number how long it took before, or None; what is not known counts as the mean.
+        seconds: for each target's number how long it took before, or None.
     """
     waiting, ended = list(left), False
     while not ended:
@@ -344,14 +344,19 @@ def follow(process, left, jobs, seconds):
             line = (
                 f"{target.title}  done in {duration(seconds[target.number])}; {len(left) - len(waiting)} of {len(left)}"
             )
-            print(line + (f", about {duration(time_left(waiting, jobs, seconds))} left" if waiting else ""), flush=True)
+            print(line + time_left(waiting, jobs, seconds), flush=True)
     return process.returncode
 
 
 def time_left(waiting, jobs, seconds):
-    known = [value for value in seconds.values() if value is not None]
-    total = sum(seconds[target.number] or sum(known) / len(known) for target in waiting)
-    return total / min(jobs, len(waiting))
+    """In words; what has not run before counts as the shortest of its kind, models or notebooks, that has."""
+    known = {number: value for number, value in seconds.items() if value is not None}
+    shortest = {kind: min((known[n] for n in known if n.isdigit() == kind), default=0) for kind in (True, False)}
+    total = sum(known.get(target.number, shortest[target.number.isdigit()]) for target in waiting)
+    if not total:
+        return ""
+    word = "about" if all(target.number in known for target in waiting) else "at least"
+    return f", {word} {duration(total / min(jobs, len(waiting)))} left"
 
 
 def tell_status(config, targets, suite):
