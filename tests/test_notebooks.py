@@ -6,8 +6,8 @@ from pathlib import Path
 from statistics import median
 
 import nbformat
-import papermill
 import pytest
+from execute import run_notebook
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -45,9 +45,7 @@ def test_runs_with_tiny_settings_from_any_directory(path, place, monkeypatch):
     monkeypatch.setenv("UNLEARNING_FIGURES", str(place / "figures"))
     monkeypatch.setenv("UNLEARNING_PROGRESS", str(place / "progress"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    done = papermill.execute_notebook(
-        path, place / path.name, {"budget": "smoke"}, kernel_name="python3", cwd=place, progress_bar=False
-    )
+    done = run_notebook(path, place / path.name, {"budget": "smoke"}, cwd=place)
     outputs = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in outputs if output.get("name") == "stderr"], "something was written to stderr"
     made = {file.stem for file in (place / "figures" / "digits").glob("*.png")}

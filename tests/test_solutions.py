@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import nbformat
-import papermill
 import pytest
+from execute import run_notebook
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 SOLUTIONS = NOTEBOOKS / "solutions.ipynb"
@@ -41,9 +41,7 @@ def test_solutions_run(tmp_path, monkeypatch):
     monkeypatch.setenv("UNLEARNING_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("UNLEARNING_PROGRESS", str(tmp_path / "progress"))
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOKS.parent))
-    done = papermill.execute_notebook(
-        SOLUTIONS, tmp_path / "done.ipynb", {"budget": "smoke"}, kernel_name="python3", progress_bar=False
-    )
+    done = run_notebook(SOLUTIONS, tmp_path / "done.ipynb", {"budget": "smoke"}, cwd=tmp_path)
     outputs = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output.text for output in outputs if output.get("name") == "stderr"]
     assert sum(output.get("name") == "stdout" for output in outputs) >= 20

@@ -404,6 +404,21 @@ if not os.path.exists("../died"):
     assert (tmp_path / "runs/03.json").exists()
 
 
+def test_kernels_want_no_port(tmp_path):
+    """Of two that start at once one could find the port that it had chosen taken, and die."""
+    cell = """import json
+from ipykernel import get_connection_info
+info = json.loads(get_connection_info())
+print(info["transport"], info["ip"])"""
+    addresses = []
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        assert execute(tmp_path / str(number), cell).returncode == 0
+        outputs = nbformat.read(tmp_path / f"{number}/runs/03.ipynb", 4).cells[-1].outputs
+        addresses.append(outputs[0].text)
+    assert len(set(addresses)) == 2 and all(address.startswith("ipc ") for address in addresses)
+
+
 def test_notebook_that_leaves_early_is_no_success(tmp_path):
     answer = execute(tmp_path, "import sys\nsys.exit(0)", "print('never')")
     assert answer.returncode == 1 and "stopped before its last cell" in answer.stdout

@@ -17,6 +17,7 @@ import time
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from uuid import uuid4
 
 os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # this environment's kernel, whatever else is installed
 
@@ -26,6 +27,7 @@ import psutil
 from files import figure_digest, figures_of, replace_text
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 from wording import duration, title, unknown
 
 ATTEMPTS = 2
@@ -119,16 +121,7 @@ def execute(options):
     unfinished = options.executed.with_name(f".{options.executed.name}")
     unfinished.unlink(missing_ok=True)
     try:
-        executed = papermill.execute_notebook(
-            options.notebook,
-            unfinished,
-            options.parameters,
-            kernel_name="python3",
-            language="python",
-            cwd=options.notebook.parent,
-            start_timeout=300,
-            progress_bar=False,
-        )
+        executed = run_notebook(options.notebook, unfinished, options.parameters, cwd=options.notebook.parent)
         not_run = [cell for cell in executed.cells if is_code(cell) and cell.execution_count is None]
         return ("    it stopped before its last cell", False) if not_run else (None, False)
     except PapermillExecutionError as error:
@@ -141,6 +134,23 @@ def execute(options):
     finally:
         if unfinished.exists():
             os.replace(unfinished, options.executed)
+
+
+def run_notebook(notebook, executed, parameters, cwd):
+    """papermill, with a kernel behind Unix sockets: of several that start at once one may find its TCP port taken."""
+    name = f"unlearning-{uuid4().hex}"
+    address = f"@{name}" if sys.platform == "linux" else f"/tmp/{name}"  # with @ there is no file to remove
+    return papermill.execute_notebook(
+        notebook,
+        executed,
+        parameters,
+        kernel_name="python3",
+        language="python",
+        cwd=cwd,
+        start_timeout=300,
+        progress_bar=False,
+        config=Config({"KernelManager": {"transport": "ipc", "ip": address}}),
+    )
 
 
 def environment():
