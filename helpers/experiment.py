@@ -127,6 +127,16 @@ class Experiment:
 
     # --- models ---
 
+    def fetch(self):
+        """Download the weights that Original and Gold start from, where the budget names any.
+
+        Raises:
+            ConnectionError: they could not be.
+        """
+        for weights in (self.budget["model"].get("weights"), self.downloads_original and self.budget["original"]):
+            if weights:
+                self.build(weights=weights)
+
     @cached_property
     def original(self):
         """The model trained on everything; at `published` on the official CIFAR-10, the starting kit's checkpoint."""
@@ -349,7 +359,7 @@ class Experiment:
 
         def load_model():
             tensors, _ = runs.load(path, settings)
-            model = self.build()
+            model = self.build(weights=None)
             model.load_state_dict(tensors)
             return model.eval()
 

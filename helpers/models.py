@@ -1,5 +1,6 @@
 """The networks, their weights, and the part of each that selective methods train."""
 
+import logging
 from contextlib import contextmanager
 from textwrap import shorten
 
@@ -13,6 +14,7 @@ from torchvision.models import resnet18
 
 from .training import pick_device, precision
 
+logging.getLogger("huggingface_hub").setLevel("ERROR")  # silent about a download's retries: its end says what is wrong
 KIT = "https://storage.googleapis.com/unlearning-challenge/weights_resnet18_cifar10.pth"
 
 

@@ -123,6 +123,23 @@ def test_the_kits_checkpoint_is_original_on_the_official_data_only(store, tmp_pa
     assert official.cost == {"seconds": 0.0, "steps": 0, "images": 0} and own.cost["steps"] > 0
 
 
+@pytest.mark.parametrize(
+    ("table", "title", "expected"),
+    [
+        ({"model": {"name": "vit", "weights": "imagenet"}}, "digits", ["imagenet"]),
+        ({"model": {"name": "resnet18"}, "original": "kit"}, "CIFAR-10 (official)", ["kit"]),
+        ({"model": {"name": "resnet18"}, "original": "kit"}, "digits", []),
+        ({"model": {"name": "resnet18"}}, "CIFAR-10 (official)", []),
+    ],
+)
+def test_what_is_fetched_is_what_original_and_gold_start_from(store, monkeypatch, table, title, expected):
+    asked = []
+    monkeypatch.setitem(BUDGETS, "smoke", {"random": {**BUDGETS["smoke"]["random"], **table}})
+    monkeypatch.setattr(Experiment, "build", lambda self, weights: asked.append(weights))
+    Experiment(replace(load_data("digits"), title=title), "random", "smoke").fetch()
+    assert asked == expected
+
+
 def test_a_chain_continues_on_the_model_before(store):
     """`start="chain"`: the second method starts from what the first left, `fresh` from Original."""
     chain, fresh = (Experiment(load_data("digits"), "random", "smoke", start=start) for start in ("chain", "fresh"))

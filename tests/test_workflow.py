@@ -67,6 +67,10 @@ class Experiment:
     def with_seed(self, seed):
         return replace(self, seed=seed)
 
+    def fetch(self):
+        if Path("offline").exists():
+            raise ConnectionError(f"the weights of '{self.scenario}' could not be loaded")
+
     def seeds_there(self):
         listed = Path("seeds.txt")
         return sorted({self.seed, *map(int, listed.read_text().split() if listed.exists() else [])})
@@ -606,6 +610,18 @@ def test_10_is_of_the_first_seed_and_of_those_that_are_complete(tmp_path):
     assert "10 some words  started" in answer.stdout and order(repository) == ["10"]
     answer = suite(repository, "--seeds", "7", "8", "--only", "10", "--scenario", "class", "--dry-run")
     assert "Would run: class: original (seed 7), 10 some words\n" in answer.stdout
+
+
+def test_weights_are_fetched_before_anything_is_trained(tmp_path):
+    """Who has no network hears of it at once; with all models there it does not matter."""
+    repository = make_repository(tmp_path, ["03"])
+    (repository / "models.txt").write_text("original")
+    (repository / "offline").touch()
+    answer = suite(repository)
+    assert answer.returncode == 2 and order(repository) == []
+    assert answer.stderr == "run_all.sh: the weights of 'random' could not be loaded\n"
+    (repository / "models.txt").write_text("")
+    assert suite(repository).returncode == 0 and order(repository) == ["03"]
 
 
 FIGURE = """from pathlib import Path

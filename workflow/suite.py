@@ -153,6 +153,9 @@ def run(options):
     if not left:
         print("Nothing to do: all is up to date.")
     else:
+        if any(target.notebook is None for target in left):
+            for experiment in suite:
+                experiment.fetch()  # here, since a cluster's nodes may have no network, and before hours of training
         start, log = time.monotonic(), ROOT / folder / "snakemake.log"
         if snakemake(config, targets, left, jobs, options.cluster, log, lock) != 0:
             return report_failure([target for target in left if not recorded(target)], log)
