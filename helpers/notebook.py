@@ -152,15 +152,18 @@ def table(results, scenario):
 
 
 def tables(suite, results):
-    """Show each scenario's table under a line that says what it was measured on."""
+    """Show each scenario's table under a line that says what it was measured on, and what the documents used."""
     for e in suite:
         seeds = sorted(int(seed) for seed in results[results.scenario == e.scenario].seed.unique())
+        shown = table(results, e.scenario)
+        elsewhere = e.data.name != "cifar10" and any(shown.index.str.endswith(", published"))
+        note = " Rows *published* are of CIFAR-10." if elsewhere else ""
         display(
             Markdown(
                 f"**{e.scenario}** on {e.data.title}, budget {e.budget_name}, seed{'s' * (len(seeds) > 1)} "
-                f"{', '.join(map(str, seeds))}; seconds without evaluation on: {e.original.machine}."
+                f"{', '.join(map(str, seeds))}; seconds without evaluation on: {e.original.machine}.{note}"
             ),
-            table(results, e.scenario),
+            shown,
         )
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -474,6 +475,18 @@ def test_published_rows_stand_under_ours(store):
         "0.556",
         "",
     )
+
+
+def test_published_rows_beside_other_data_are_said_to_be_of_cifar10(monkeypatch):
+    said = []
+    monkeypatch.setattr(notebook, "display", lambda markdown, table: said.append(markdown.data))
+    original = SimpleNamespace(machine="a cpu")
+    for name in ("digits", "cifar10"):
+        data = SimpleNamespace(name=name, title=name)
+        e = SimpleNamespace(scenario="random", data=data, budget_name="quick", original=original)
+        for method in ("H1 Linear", "SalUn"):
+            notebook.tables([e], accuracies({method: [99]}))
+    assert [text.endswith("Rows *published* are of CIFAR-10.") for text in said] == [True, False, False, False]
 
 
 def test_the_public_names():
