@@ -1,9 +1,9 @@
 """Faults as they happen, injected for real: killed processes, full and read-only disks, hostile values.
 
-Those that are answered where the code is tested stand there: wrong options, failing cells, dead kernels, Ctrl-C and two
-runs at once in test_workflow.py; a cluster's in test_slurm.py; damaged files and two processes that want one model in
-test_runs.py and test_experiment.py; broken images and data sets in test_data.py; hostile checkpoints in test_models.py;
-divergence and resuming in test_training.py; bad parameters in test_experiment.py.
+Those that are answered where the code is tested stand there: wrong options, failing cells, dead kernels, Ctrl-C, two
+runs at once and no network in test_workflow.py; a cluster's in test_slurm.py; damaged files and two processes that want
+one model in test_runs.py and test_experiment.py; broken images and data sets in test_data.py; hostile checkpoints in
+test_models.py; divergence and resuming in test_training.py; bad parameters in test_experiment.py.
 """
 
 import multiprocessing
