@@ -395,7 +395,13 @@ def compare(view):
     """The final accuracies of the three models, percent, as an HTML table."""
     labels = {name: batches.y.cpu() for name, batches in view.results.experiment.split.sets.items()}
     rows = {run.name: {n: accuracy(run.logits[n], y) for n, y in labels.items()} for run, _ in view.three}
-    table = pd.DataFrame(rows).T.add_suffix(" %").to_html(float_format="{:.1f}".format, border=0, col_space=110)
+    return accuracy_table(rows)
+
+
+def accuracy_table(rows):
+    """Percentages as HTML, a row a model, a column a set."""
+    table = pd.DataFrame(rows).T.add_suffix(" %")
+    table = table.to_html(float_format="{:.1f}".format, border=0, col_space=110, justify="left")
     return f'<div style="line-height: 1.5">{table}</div>'
 
 
@@ -445,7 +451,7 @@ class Live:
         self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.status, self.curves = widgets.HTML("<p>Nothing has run yet.</p>"), widgets.HTML()
         buttons = widgets.HBox([self.run, self.stop])
-        left = widgets.VBox([self.method, self.sliders, buttons, self.status], layout={"width": "24rem"})
+        left = widgets.VBox([self.method, self.sliders, buttons, self.status], layout={"width": "32rem"})
         self.page = widgets.HBox([left, self.curves], layout={"flex_flow": "row wrap"})
         self.method.observe(lambda _: self.choose(), "value")
         self.run.on_click(lambda _: self.start())
@@ -504,7 +510,7 @@ class Live:
         """The end of this run, of the last one and of Gold, percent on the tracked sets, as an HTML table."""
         ends = {"this run": self.history, "last run": self.last, "Gold": self.experiment.gold.history}
         rows = {name: history[-1]["tracked"] for name, history in ends.items() if history}
-        return pd.DataFrame(rows).T.to_html(float_format="{:.1f}".format, border=0)
+        return accuracy_table(rows)
 
 
 def sliders(function, settings):
