@@ -68,7 +68,7 @@ def describe(suite):
         what = f"the class **{e.data.classes[e.split.forget_class]}**" if e.scenario == "class" else "a random share"
         lines.append(
             f"- **{e.scenario}**: {e.budget['model']['name']} forgets {what}: {len(e.split.forget.index):,} images, "
-            f"{len(e.split.retain.index):,} stay. {trained}: {epochs} epochs.{limit}"
+            f"{len(e.split.retain.index):,} stay. {trained}: {epochs} epoch{'s' * (epochs != 1)}.{limit}"
         )
     return "\n".join(lines)
 
