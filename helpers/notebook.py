@@ -152,7 +152,7 @@ def table(results, scenario):
 
 
 def tables(suite, results):
-    """Show each scenario's table under a line that says what it was measured on, and what the documents used."""
+    """Show each scenario's table under a line that says what it and, if that differs, its published rows are of."""
     for e in suite:
         seeds = sorted(int(seed) for seed in results[results.scenario == e.scenario].seed.unique())
         shown = table(results, e.scenario)
