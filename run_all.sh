@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes or updates .venv where needed, then runs the notebooks (workflow/suite.py); after the word `test` the checks,
-# after `report` workflow/report.py, after `bench` the benchmark.
+# Makes or updates .venv if needed, then runs the notebooks (workflow/suite.py), or, after one of these words: `test` the
+# checks, `report` workflow/report.py, `clean` workflow/clean.py, `bench` workflow/benchmark.py.
 set -euo pipefail
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 export PYTHONUTF8=1
@@ -59,18 +59,14 @@ case "${1-}" in
         fi
         exec .venv/bin/python -m pytest "$@"
         ;;
-    report)
+    report | clean | bench)
+        script="${1/bench/benchmark}"
         shift
         (set_up)
-        exec "$root/.venv/bin/python" "$root/workflow/report.py" "$@"
-        ;;
-    bench)
-        shift
-        set_up
-        exec .venv/bin/python tests/bench.py "$@"
+        exec "$root/.venv/bin/python" "$root/workflow/$script.py" "$@"
         ;;
     *)
-        if [ ! -e "$root/.venv/stamp" ]; then # who misspells an option hears of it before the set-up
+        if [ ! -e "$root/.venv/stamp" ]; then # a misspelt option is refused before the set-up
             python="$(find_python)"
             PYTHONPATH="$root/workflow" "$python" -c 'import suite; suite.parse()' "$@"
         fi

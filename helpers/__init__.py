@@ -1,10 +1,24 @@
-"""Machine unlearning, measured: data, models, training, unlearning methods, metrics and plots behind the notebooks."""
+"""Machine unlearning, measured: data, models, training, unlearning methods, audits and figures behind the notebooks.
 
-from .data import load_data, make_split
-from .literature import IDEAS, METHODS
-from .metrics import evaluate
-from .models import build_model
-from .training import train
-from .unlearning import unlearn
+Names are imported when they are first used, so that programs that need only names and options start without torch.
+"""
 
-__all__ = ["IDEAS", "METHODS", "build_model", "evaluate", "load_data", "make_split", "train", "unlearn"]
+from importlib import import_module
+
+_HOMES = {
+    "load_data": "datasets",
+    "make_split": "data",
+    "build_model": "models",
+    "train": "training",
+    "unlearn": "training",
+    "Experiment": "experiment",
+    "METHODS": "methods",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name):
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module 'helpers' has no attribute '{name}'")

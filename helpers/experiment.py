@@ -1,398 +1,456 @@
-"""A scenario on one data set, at one budget and seed: its split, and its models, each trained at most once.
+"""A scenario on one data set, at one preset and seed: its split, and its models, each trained at most once.
 
-What `runs/` holds is found again by the settings that made it; whoever asks first trains, a notebook or the suite.
+A model is found again under `runs/` by what determines it. Verbs train what is missing; nothing trains by being read.
 """
 
-import difflib
 import inspect
-import json
 import os
 import platform
 import re
+import subprocess
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.metadata import version
 
 import numpy as np
-import pandas as pd
 import torch
+from safetensors import SafetensorError
 
-from . import runs
-from .budgets import BUDGETS
-from .data import SPLIT_SEED, class_number, make_split
-from .metrics import accuracy, measure, predict
+from . import devices, methods, paths, store
+from .data import SPLIT_SEED, class_numbers, make_split
+from .datasets import subset
+from .messages import report_progress
+from .metrics import accuracy, predict
 from .models import build_model
-from .training import Diverged, pick_device, precision, train
-from .unlearning import find_method, source_of, unlearn
-
-TRACKED = {"random": ("retain", "forget", "validation"), "class": ("train retain", "train forget", "test retain")}
-SCENARIOS = ("random", "class")
-STARTS = ("fresh", "chain")
-YARDSTICK = r"Original|Gold( \d+)?"  # the names of what methods are compared with
-COLUMNS = ["scenario", "seed", "method", "epoch", "set", "metric", "value"]
+from .parameters import check
+from .presets import PRESETS
+from .training import Checkpoint, Diverged, train, unlearn
 
 
-def check(scenario, budget, start):
-    """Refuse a scenario, budget or start that there is not, naming the nearest one that there is."""
-    asked = ("scenario", scenario, SCENARIOS), ("budget", budget, [*BUDGETS]), ("start", start, STARTS)
-    for name, value, valid in asked:
-        if value not in valid:
-            near = difflib.get_close_matches(str(value), valid, n=1)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
-            raise ValueError(f"{name} = {value!r}: one of {', '.join(valid)}{hint}")
-
-
-class NotThere(LookupError):
-    """A run does not lie under `runs/`, and making it was not asked for."""
+class MissingRun(LookupError):
+    """A run is not under `runs/`, and this experiment may not train."""
 
 
 @dataclass
 class Run:
-    """A trained or unlearned model as `runs/` keeps it.
+    """A trained or unlearned model and what was measured on it.
 
-    `history` has one dict an epoch; `cost` has seconds (evaluation excluded), steps and images; `logits` are
-    those of each measured set, float32 `(n, classes)`; `features` those of the t-SNE panel, float32 `(m, width)`.
-    A method that diverged says so in `diverged` and has nothing else.
+    `history` and `cost` are those of `training.Trained`; `logits` are the predictions on each measured set, float32
+    `(n, classes)`; `features` those of the t-SNE panel, float32 `(m, width)`. A method that diverged has the reason in
+    `diverged` and no predictions.
     """
 
+    id: str  # 12 hex digits that change with anything that determines the model
     name: str
-    settings: dict
+    kind: str  # original, gold, method or shadow
+    scenario: str
+    seed: int
+    settings: dict  # of a method, complete; empty for the others
+    made_with: dict  # everything that determines the model
     history: list[dict]
     cost: dict
-    machine: str
+    environment: dict  # device, threads, versions
     logits: dict[str, torch.Tensor]
-    features: torch.Tensor
+    features: torch.Tensor | None
     load_model: object = field(repr=False)
     diverged: str = ""
+    settings_origin: str = ""
+
+    @cached_property
+    def model(self):
+        """The network in evaluation mode, loaded when it is first used."""
+        return self.load_model()
 
     @property
-    def model(self):
-        return self.load_model()
+    def epochs(self):
+        """How many epochs it ran."""
+        return self.history[-1]["epoch"] if self.history else 0
 
 
 class Experiment:
-    """One scenario: `split`, `original`, `golds`, and `unlearned(name)` for each method; `table` measures them.
+    """One scenario: `original()`, `gold()` and `unlearn(name)` return its runs.
 
     Args:
-        budget: a name from `BUDGETS`.
+        preset: a name from `PRESETS`.
         seed: of initial weights and shuffling. The split has its own seed and is the same for all.
-        forget_index: in the random scenario, forget these training images (see `data.read_forget_list`).
-        model: settings of `build_model` instead of the budget's, such as `{"name": "mobilenetv3_small_050"}`.
-        start: `fresh`, each method starts from Original; `chain`, in the random scenario each of the budget's methods
-            starts from the model that the one before it in the table left, as document A's notebook did.
+        forget_class: in the class scenario, a class or a list of classes, by name or index; by default the first.
+        forget_index: in the random scenario, the training images to forget (see `datasets.read_forget_list`).
+        model: the name of a timm model, or settings of `build_model`, instead of the preset's network.
+        image_size: side in pixels of the network's input instead of the preset's.
+        flip: whether mirror images augment, if the data allow it.
+        start: `fresh`, each method starts from Original; `chain`, in the random scenario each of the preset's methods
+            starts from the model that the one before it left, as in document A's notebook.
+
+    Raises:
+        ValueError: an unknown scenario, preset, start or class, or a forget set that the scenario does not accept.
     """
 
     def __init__(
         self,
         data,
         scenario,
-        budget="quick",
+        preset="quick",
         seed=0,
         *,
         forget_class=None,
         forget_fraction=0.1,
         forget_index=None,
         model=None,
+        image_size=None,
+        flip=True,
         start="fresh",
     ):
-        check(scenario, budget, start)
-        if scenario == "class" and forget_index is not None:
-            raise ValueError("forget_index = a list: only the scenario random takes one; class forgets forget_class")
-        self.budget = BUDGETS[budget][scenario] | ({"model": model} if model else {})
-        self.data = head(data, self.budget.get("images"))
-        self.scenario, self.budget_name, self.seed, self.start = scenario, budget, seed, start
-        self.device = pick_device()
-        self.say = say  # told one line now and then while something is made
-        self._may_make = True
-        if scenario == "random" and forget_index is not None:
-            if self.data is not data:
-                raise ValueError(f"budget {budget} takes part of the images only: a list of images needs another one")
-            forgotten, described = {"forget_index": forget_index}, {"forget": runs.key(forget_index.tolist())}
-        elif scenario == "random":
-            forgotten = described = {"forget_fraction": forget_fraction}
-        else:
-            forgotten = described = {"forget_class": class_number(data, forget_class)}
+        check("scenarios", [scenario])
+        self.preset_name, self.start, self.seed = check("preset", preset), check("start", start), check("seed", seed)
+        self.preset = dict(PRESETS[preset][scenario])
+        self.own_network = bool(model or image_size)
+        if image_size:
+            self.preset["batches"] = {**self.preset["batches"], "image_size": image_size}
+            self.preset["model"] = {**self.preset["model"], "image_size": image_size}
+        if model:
+            size = {"image_size": self.preset["batches"]["image_size"]}
+            self.preset["model"] = {"name": model, **size} if isinstance(model, str) else model
+        if not flip:
+            self.preset["batches"] = {**self.preset["batches"], "flip": False}
+        self.data = subset(data, self.preset.get("images"))
+        self.device = devices.pick_device()
+        self.report, self.may_train, self.role, self.golds_from, self.memo = report_progress, True, "", None, {}
+        forgotten, described = self._forgotten(scenario, data, forget_class, forget_fraction, forget_index)
         self.split_settings = {"scenario": scenario, "seed": SPLIT_SEED, **described}
         self.split = make_split(
             self.data,
             scenario,
             **forgotten,
-            seed=SPLIT_SEED,
-            evaluate_at_most=self.budget["evaluation"]["final"],
+            evaluate_at_most=self.preset["evaluation"]["final"],
             device=self.device,
-            **self.budget["batches"],
+            **self.preset["batches"],
         )
-        self.folder = runs.RUNS / "models" / f"{self.data.name}-{self.data.identity}" / scenario
+        self.scenario = self.split.scenario
+        self.folder = paths.RUNS / "models" / f"{self.data.name}-{self.data.identity}" / scenario
+
+    def _forgotten(self, scenario, data, forget_class, forget_fraction, forget_index):
+        """What is forgotten, as arguments of `make_split` and as part of a model's key."""
+        if scenario == "class":
+            if forget_index is not None:
+                raise ValueError("a list of images to forget needs the scenario random; class forgets forget_class")
+            numbers = class_numbers(self.data, forget_class)
+            return {"forget_class": numbers}, {"forget_class": list(numbers)}
+        if forget_index is None:
+            return {"forget_fraction": forget_fraction}, {"forget_fraction": forget_fraction}
+        if self.data is not data:
+            raise ValueError(
+                f"preset {self.preset_name} uses part of the images: a list of images needs another preset"
+            )
+        return {"forget_index": forget_index}, {"forget": store.key(forget_index.tolist())}
 
     # --- models ---
 
-    def fetch(self):
-        """Download the weights that Original and Gold start from, where the budget names any.
+    def original(self):
+        """The `Run` trained on all images; at `documents` on the official CIFAR-10, the starting kit's checkpoint."""
+        kind = self.role or "original"
+        if not self.downloads_original:
+            return self._trained("Original", kind, self.split.train, self.seed)
+        weights = self.preset["original"]
+
+        def make():
+            return self.build(weights=weights), {"history": [], "cost": {"seconds": 0.0, "steps": 0, "images": 0}}
+
+        return self._run("Original", kind, {"weights": weights, **self._determines(self.seed)}, make)
+
+    def gold(self, number=1):
+        """The `Run` of a model retrained without the forgotten images; number 1 shares Original's initial weights."""
+        if self.golds_from:
+            return self.golds_from.gold(number)
+        name = "Gold" if number == 1 else f"Gold {number}"
+        return self._trained(name, "gold", self.split.retain, self.seed + 1000 * (number - 1))
+
+    def golds(self):
+        """The `Run`s of all Golds of the preset."""
+        return [self.gold(number + 1) for number in range(self.preset["golds"])]
+
+    def unlearn(self, name, function=None, /, *, unlearning_seed=None, **settings):
+        """The `Run` that a method leaves: one of the registry by its name, or your function under a name of yours.
+
+        Args:
+            unlearning_seed: of the method's shuffling and draws alone, if it is not to be the experiment's seed.
+            settings: over the preset's settings of the method.
 
         Raises:
-            ConnectionError: they could not be.
+            ValueError: an unknown method or setting, a setting of the wrong type or range, or a reserved name.
         """
-        for weights in (self.budget["model"].get("weights"), self.downloads_original and self.budget["original"]):
-            if weights:
-                self.build(weights=weights)
+        if re.fullmatch(r"Original|Gold( \d+)?", name) or " v. " in name:
+            raise ValueError(f"a method cannot be called '{name}': Original, Gold and ' v. ' are reserved")
+        method = methods.find(function or name)
+        origin = "set in the call" if settings else self.settings_origin(name)
+        settings = method.check({**self._preset_settings(name), **settings})
+        start = self._start(name)
+        made_with = {
+            **self._determines(self.seed),
+            "training": self.preset["training"],
+            "unlearning": self.preset["unlearning"],
+            "method": method.function.__name__,
+            "code": store.key(methods.source_of(method.function)),
+            "settings": settings,
+            "start": start.id,
+        }
+        if unlearning_seed is not None:
+            made_with["unlearning seed"] = unlearning_seed
+        noted = {"started_from": start.name, **({"own": inspect.getsource(function)} if function else {})}
+
+        def make():
+            try:
+                trained = unlearn(
+                    replace(method, name=name),
+                    start.model,
+                    self.split,
+                    settings,
+                    seed=self.seed if unlearning_seed is None else unlearning_seed,
+                    track=self.track,
+                    progress=self._progress(name),
+                    **self.preset["unlearning"],
+                )
+            except Diverged as error:
+                return None, {"diverged": str(error), "history": [], "cost": {}, **noted}
+            return trained.model, {"history": trained.history, "cost": trained.cost, **noted}
+
+        return replace(self._run(name, "method", made_with, make), settings=settings, settings_origin=origin)
+
+    @property
+    def methods(self):
+        """The names of the documents' methods that this preset runs in this scenario."""
+        return list(self.preset["methods"])
+
+    @property
+    def published(self):
+        """The names of the methods published since that this preset runs in this scenario."""
+        known = methods.METHODS
+        return [name for name in self.preset["published"] if self.scenario.name in known[name].scenarios]
+
+    def settings(self, name):
+        """The complete settings with which this preset runs a method."""
+        return methods.find(name).check(self._preset_settings(name))
+
+    def _preset_settings(self, name):
+        return {**self.preset["methods"], **self.preset["published"]}.get(name, {})
+
+    def settings_origin(self, name):
+        """Where a method's settings come from, in words."""
+        for part in ("methods", "published"):
+            if self.preset[part].get(name):
+                return f"preset {self.preset_name}, chosen for {self.preset['written_for'][part]}"
+        return f"defaults ({methods.METHODS[name].source})" if name in methods.METHODS else "defaults of the function"
+
+    def build(self, seed=0, **changes):
+        """The preset's network for these classes, untrained unless `weights` are among its settings."""
+        settings = {**self.preset["model"], **changes}
+        return build_model(**settings, classes=len(self.data.classes), seed=seed).to(self.device)
 
     @cached_property
-    def original(self):
-        """The model trained on everything; at `published` on the official CIFAR-10, the starting kit's checkpoint."""
-        if self.downloads_original:
-            return self._downloaded("Original")
-        return self._trained("Original", self.split.train, self.seed)
+    def precision(self):
+        """The type of number in which the network computes here."""
+        return devices.precision(self.device, self.build(weights=None))
+
+    def fetch(self):
+        """Download the weights that Original and Gold start from, where the preset names any.
+
+        Raises:
+            ConnectionError: they could not be downloaded.
+        """
+        for weights in (self.preset["model"].get("weights"), self.downloads_original and self.preset["original"]):
+            if weights:
+                self.build(weights=weights)
 
     @property
     def downloads_original(self):
         """Whether Original is a checkpoint from elsewhere, made from these data for this network."""
-        own_network = self.budget["model"] != BUDGETS[self.budget_name][self.scenario]["model"]
-        return "original" in self.budget and self.data.title == "CIFAR-10 (official)" and not own_network
+        official = self.data.title == "CIFAR-10 (official)" and not self.own_network
+        return "original" in self.preset and official and not self.role
 
-    @cached_property
-    def golds(self):
-        """Models that never saw the forgotten images. The first starts from Original's initial weights."""
-        return [self.retrained(number) for number in range(self.budget["golds"])]
+    # --- the same experiment, changed ---
 
-    @property
-    def gold(self):
-        return self.golds[0]
+    def derive(self, **changes):
+        """A copy with these attributes changed, which shares no run with this one."""
+        other = copy(self)
+        other.memo = {}
+        other.__dict__.pop("panel", None)
+        vars(other).update(changes)
+        return other
 
-    def retrained(self, number):
-        """One of the Golds, counted from 0."""
-        name = f"Gold {number + 1}" if number else "Gold"
-        return self._trained(name, self.split.retain, self.seed + 1000 * number)
+    def with_seed(self, seed):
+        """The same experiment, on the same split, at another seed."""
+        return self if seed == self.seed else self.derive(seed=seed)
 
-    def unlearned(self, name, method=None, *, seed=None, **settings):
-        """The model that a method leaves: one of the budget's by name, or your own function under a name of yours.
+    def read_only(self):
+        """The same experiment, which raises `MissingRun` where it would have to train, and reports nothing."""
+        return self.derive(may_train=False, report=lambda line: None)
 
-        Args:
-            seed: of the unlearning alone, its shuffling and draws, where it is not to be the experiment's.
-        """
-        function, defaults = find_method(method or name)
-        if re.fullmatch(YARDSTICK, name) or " v. " in name:
-            raise ValueError(
-                f"a method cannot be called '{name}': Original, Gold and ' v. ' name what it is compared with"
-            )
-        settings = {**defaults, **(self.settings(name) if method is None else {}), **settings}
-        start = self._start(name)
-        described = {
-            "role": "unlearned",
-            **self._common(self.seed),
-            "training": self.budget["training"],
-            "unlearning": self.budget["unlearning"],
-            "method": function.__name__,
-            "code": runs.key(source_of(function)),
-            "settings": settings,
-            "start": start.settings,
-        }
-        if method is not None:
-            described["source"] = inspect.getsource(function)
-        if seed is not None:
-            described["unlearning seed"] = seed
+    # --- what is under runs/ ---
 
-        def make():
-            try:
-                result = unlearn(
-                    function,
-                    start.model,
-                    self.split,
-                    seed=self.seed if seed is None else seed,
-                    track=self.track,
-                    progress=lambda line: self.say(f"{self.scenario}: {name}  {line}"),
-                    **self.budget["unlearning"],
-                    **settings,
-                )
-            except Diverged as error:
-                return {}, {"diverged": str(error), "history": [], "cost": {}}
-            return result.model.state_dict(), {"history": result.history, "cost": result.cost}
-
-        return self._kept(name, described, make)
-
-    @property
-    def methods(self):
-        """The names of the documents' methods that this budget runs in this scenario."""
-        return list(self.budget["methods"])
-
-    @property
-    def literature(self):
-        """The names of the published methods beyond the documents that this budget runs in this scenario."""
-        return list(self.budget["literature"])
-
-    def settings(self, name):
-        """The budget's settings of a method, over the method's own defaults."""
-        return {**self.budget["methods"], **self.budget["literature"]}.get(name, {})
-
-    def looking(self):
-        """The same experiment, which finds what lies under `runs/`, makes nothing (`NotThere`) and says nothing."""
-        seeker = copy(self)
-        seeker._may_make, seeker.say = False, lambda line: None
-        return seeker
-
-    def there(self):
-        """The `Run`s that lie under `runs/` already: Original, Golds, the budget's methods, own ones; trains none.
-
-        Of an own method that was edited, the newest.
-        """
-        seeker, found = self.looking(), []
-        with suppress(NotThere):
-            found += [seeker.original, *seeker.golds]
-        for name in self.methods:
-            with suppress(NotThere):
-                found.append(seeker.unlearned(name))
-        with suppress(NotThere):
-            found += seeker._own_methods()
+    def finished(self):
+        """The `Run`s that exist already: Original, Golds, the preset's methods, own ones (the newest of each name)."""
+        reader, found = self.read_only(), []
+        with suppress(MissingRun):
+            found += [reader.original(), *reader.golds()]
+        for name in [*self.methods, *self.published]:
+            with suppress(MissingRun):
+                found.append(reader.unlearn(name))
+        with suppress(MissingRun):
+            found += reader._own_runs()
         return found
 
-    def _own_methods(self):
-        """The newest `Run` of each method of one's own that started where it would start now."""
+    def _own_runs(self):
+        """The newest `Run` of each own method that started where it would start now."""
         newest = {}
-        for name, settings in self._records():
-            if "source" in settings and settings.get("unlearning") == self.budget["unlearning"]:
-                start = json.loads(json.dumps(self._start(name).settings))
-                if settings.get("start") == start:
-                    with suppress(NotThere):
-                        newest[name] = self._kept(name, settings, None)
+        for record in self._records():
+            made_with = record["settings"]
+            if "own" in record and made_with["unlearning"] == self.preset["unlearning"]:
+                name = record["name"]
+                if made_with["start"] == self._start(name).id:
+                    run = self._run(name, "method", made_with, None)
+                    newest[name] = replace(run, settings=made_with["settings"], settings_origin="own method")
         return list(newest.values())
 
     def _records(self):
-        """Name and settings of each model under `runs/`, the newest last, without those that cannot be read."""
+        """The record of each readable model of this data and scenario, the newest last."""
         found = []
-        for file in self.folder.glob("*.json"):
-            if not file.name.endswith((".partial.json", ".outputs.json")):
-                with suppress(OSError, ValueError, KeyError, TypeError):  # damaged, or gone meanwhile
-                    record = json.loads(file.read_text())
-                    found.append((file.stat().st_mtime, record["name"], record["settings"]))
-        return [(name, settings) for _, name, settings in sorted(found, key=lambda record: record[0])]
+        for file in self.folder.glob("*.safetensors"):
+            with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError):  # damaged, or gone meanwhile
+                found.append((file.stat().st_mtime, store.read_record(file)))
+        return [record for _, record in sorted(found, key=lambda pair: pair[0])]
+
+    def complete_seeds(self):
+        """This seed, and those for which Original, the Golds and all the preset's methods exist."""
+        seeds = {record["settings"].get("seed") for record in self._records() if record["name"] == "Original"}
+        return sorted([self.seed, *(seed for seed in seeds - {self.seed, None} if self._is_complete(seed))])
+
+    def _is_complete(self, seed):
+        reader = self.with_seed(seed).read_only()
+        try:
+            _ = reader.original(), reader.golds(), [reader.unlearn(name) for name in reader.methods]
+        except MissingRun:
+            return False
+        return True
+
+    # --- where a method starts ---
 
     def _start(self, name):
         """The run that a method starts from."""
-        chained = self.start == "chain" and self.scenario == "random" and name in self.methods
-        return self._before(name) if chained else self.original
+        chained = self.start == "chain" and self.scenario.name == "random" and name in self.methods
+        return self._before(name) if chained else self.original()
 
     def _before(self, name):
-        """In a chain: what the last method before `name` left that did not diverge, Original for the first."""
-        earlier = map(self.unlearned, reversed(self.methods[: self.methods.index(name)]))
-        return next((run for run in earlier if not run.diverged), self.original)
+        """In a chain: what the last method before `name` left that did not diverge; Original for the first."""
+        earlier = map(self.unlearn, reversed(self.methods[: self.methods.index(name)]))
+        return next((run for run in earlier if not run.diverged), self.original())
 
-    def _common(self, seed):
+    # --- making and storing ---
+
+    def _determines(self, seed):
+        """What determines every model of this experiment."""
         return {
             "data": self.data.identity,
             "split": self.split_settings,
-            "model": self.budget["model"],
-            "batches": self.budget["batches"],
+            "model": self.preset["model"],
+            "batches": self.preset["batches"],
+            "evaluation": self.preset["evaluation"],
             "seed": seed,
-            "precision": precision(self.device),
+            "precision": self.precision,
+            "recipe": store.recipe(),
         }
 
-    def _settings(self, role, seed):
-        """What determines Original or a Gold."""
-        downloaded = role == "original" and self.downloads_original
-        made = {"weights": self.budget["original"]} if downloaded else {"training": self.budget["training"]}
-        return {"role": role, **self._common(seed), **made}
-
-    def build(self, seed=0, **changes):
-        """The budget's network for these classes, untrained unless `weights` are among its settings."""
-        settings = {**self.budget["model"], **changes}
-        return build_model(**settings, classes=len(self.data.classes), seed=seed).to(self.device)
-
-    def _trained(self, name, batches, seed):
-        role = "original" if name == "Original" else "retrained"
-        settings = self._settings(role, seed)
+    def _trained(self, name, kind, batches, seed):
+        made_with = {"trained on": "retain" if kind == "gold" else "train", **self._determines(seed)}
+        made_with["training"] = self.preset["training"]
 
         def make():
+            checkpoint = Checkpoint(self._path(name, made_with).with_suffix(".partial"), made_with)
             model = self.build(seed)
-            history = train(
-                model,
-                batches,
-                seed=seed,
-                checkpoint=self._path(name, settings).with_suffix(".partial"),
-                track=self.track,
-                progress=lambda line: self.say(f"{self.scenario}: {name}  {line}"),
-                **self.budget["training"],
-            )
-            last = history[-1]
-            seconds = sum(epoch["seconds"] for epoch in history)
-            cost = {"seconds": seconds, "steps": last["steps"], "images": last["images"]}
-            return model.state_dict(), {"history": history, "cost": cost}
+            watch = {"track": self.track, "progress": self._progress(name), "name": f"training {name}"}
+            trained = train(model, batches, seed=seed, checkpoint=checkpoint, **watch, **self.preset["training"])
+            checkpoint.path.unlink(missing_ok=True)
+            return trained.model, {"history": trained.history, "cost": trained.cost}
 
-        return self._kept(name, settings, make)
+        return self._run(name, kind, made_with, make)
 
-    def _downloaded(self, name):
-        settings, weights = self._settings("original", self.seed), self.budget["original"]
-
-        def make():
-            nothing = {"seconds": 0.0, "steps": 0, "images": 0}
-            return self.build(weights=weights).state_dict(), {"history": [], "cost": nothing}
-
-        return self._kept(name, settings, make)
-
-    def _path(self, name, settings):
+    def _path(self, name, made_with):
         readable = "".join(c if c.isalnum() else "-" for c in name.lower())
-        return self.folder / f"{readable}-seed{settings['seed']}-{runs.key(settings)}"
+        return self.folder / f"{readable}-seed{made_with['seed']}-{store.key(made_with)}.safetensors"
 
-    def _kept(self, name, settings, make):
-        """The run with these settings from `runs/`, or made and kept there; its outputs in a file beside it."""
-        path, reused = self._path(name, settings), True
-        if not self._may_make:
-            if record := runs.load_record(path, settings):
-                return self._run(name, settings, record)
-            raise NotThere(name)
+    def _run(self, name, kind, made_with, make):
+        """The run that was made with this, from memory, from `runs/`, or made now by `make` and stored."""
+        made_with = {"name": name, **made_with}
+        path = self._path(name, made_with)
+        if path not in self.memo:
+            if self.may_train:
+                made = []
+                found = store.get_or_make(path, made_with, lambda: made.append(1) or self._measured(name, kind, make))
+                if not made:
+                    self.report(f"{self.scenario.name}: {name}, found in runs/")
+            else:
+                found = store.load(path, made_with)
+                if not found:
+                    raise MissingRun(name)
+            record, outputs = found
+            self.memo[path] = Run(
+                id=store.key(made_with),
+                name=name,
+                kind=kind,
+                scenario=self.scenario.name,
+                seed=self.seed,
+                settings={},
+                made_with=made_with,
+                history=record["history"],
+                cost=record["cost"],
+                environment=record["environment"],
+                logits={n: outputs[f"logits {n}"] for n in self.scenario.sets if f"logits {n}" in outputs},
+                features=outputs.get("features"),
+                load_model=cache(lambda: self._load_model(path, made_with, record, kind, make)),
+                diverged=record.get("diverged", ""),
+            )
+        return self.memo[path]
 
-        def make_it():
-            nonlocal reused
-            reused = False
-            weights, made = make()
-            return weights, {"name": name, "machine": self.machine, **made}
+    def _measured(self, name, kind, make, keep=None):
+        """Arguments of `store.save`: outputs of the model that `make` returns, weights if they are kept, record."""
+        model, record = make()
+        outputs = {} if model is None else self._outputs(model)
+        if kind == "method" and not all(tensor.isfinite().all() for tensor in outputs.values()):
+            outputs, record["diverged"] = {}, f"{name} diverged: its predictions are not finite"
+        keep = self._keeps_weights(name, kind) if keep is None else keep
+        weights = model.state_dict() if model is not None and keep else None
+        return outputs, weights, {"name": name, "kind": kind, "environment": environment(self), **record}
 
-        record = runs.once(path, settings, make_it)
-        for leftover in path.parent.glob(f"{path.name}.partial*"):
-            leftover.unlink(missing_ok=True)
-        if reused:
-            self.say(f"{self.scenario}: {name}  reused from runs/")
-        return self._run(name, settings, record)
+    def _keeps_weights(self, name, kind):
+        """Whether a model's weights are stored: all, or those that notebooks use (`presets`: keep_weights)."""
+        if self.preset.get("keep_weights", "all") == "all":
+            return True
+        if self.role:
+            return kind == "shadow" and self.split_settings.get("shadow") == 0
+        return kind in ("original", "gold") or name in (*self.methods, *self.preset["audit"]["methods"])
 
-    def _run(self, name, settings, record):
-        """The `Run` of a record that lies under `runs/`."""
-        path = self._path(name, settings)
+    def _load_model(self, path, made_with, record, kind, make):
+        """The network of a stored run; made again if its weights were not kept or are damaged."""
+        weights = store.load_weights(path)
+        if weights is None:
+            name = made_with["name"]
+            if record.get("diverged") or not self.may_train or make is None:
+                raise MissingRun(f"the weights of {name}" + (f": {record['diverged']}" if "diverged" in record else ""))
+            store.get_or_make(
+                path, made_with, lambda: self._measured(name, kind, make, keep=True), usable=store.has_weights
+            )
+            weights = store.load_weights(path)
+        model = self.build(weights=None)
+        model.load_state_dict(weights)
+        return model.eval()
 
-        def load_model():
-            tensors, _ = runs.load(path, settings)
-            model = self.build(weights=None)
-            model.load_state_dict(tensors)
-            return model.eval()
-
-        if diverged := record.get("diverged", ""):
-            return Run(name, settings, [], {}, record["machine"], {}, None, load_model, diverged)
-        asked = {"weights": record["sha256"], "evaluation": self.budget["evaluation"]}
-        if self._may_make:
-            outputs = runs.remember(path.with_suffix(".outputs"), asked, lambda: self._outputs(load_model()))
-        elif kept := runs.load(path.with_suffix(".outputs"), asked):
-            outputs = kept[0]
-        else:
-            raise NotThere(name)
-        if settings["role"] == "unlearned" and not all(tensor.isfinite().all() for tensor in outputs.values()):
-            said = f"{name} diverged: its predictions are not finite"
-            return Run(name, settings, [], {}, record["machine"], {}, None, load_model, said)
-        logits = {name.removeprefix("logits "): t for name, t in outputs.items() if name.startswith("logits ")}
-        history, cost = record["history"], record["cost"]
-        return Run(name, settings, history, cost, record["machine"], logits, outputs["features"], load_model)
+    def _progress(self, name):
+        return lambda line: self.report(f"{self.scenario.name}: {name}, {line}")
 
     # --- measurements ---
 
-    @property
-    def machine(self):
-        """What the seconds were measured on."""
-        if self.device.type == "cuda":
-            return f"{torch.cuda.get_device_name()}, {precision(self.device)}"
-        threads = torch.get_num_threads()
-        return (
-            f"{platform.machine()} {self.device.type}, {threads} thread{'s' * (threads > 1)}, {precision(self.device)}"
-        )
-
     def _outputs(self, model):
-        self.say(f"{self.scenario}: evaluating")
+        self.report(f"{self.scenario.name}: evaluating")
         logits = {f"logits {name}": predict(model, batches)[0] for name, batches in self.split.sets.items()}
         return {**logits, "features": predict(model, self.panel)[1]}
 
@@ -401,74 +459,30 @@ class Experiment:
         """The images of the t-SNE panels, the same for every model: up to 320 retained, then as many forgotten ones."""
         size = min(320, len(self.split.forget.index), len(self.split.retain.index))
         index = torch.cat([sample(self.split.retain.index, size), sample(self.split.forget.index, size)])
-        return replace(self.split.retain.fresh(), index=index, shuffle=False, batch_size=500)
+        return replace(self.split.retain.reset(), index=index, shuffle=False, batch_size=500)
 
     @property
     def panel_is_forgotten(self):
         """Which images of the panel are forgotten, bool numpy `(m,)`."""
         return np.isin(self.panel.index.cpu(), self.split.forget.index.cpu())
 
+    @property
+    def tracked(self):
+        """The part of each tracked set on which accuracy is measured after every epoch, always the same images."""
+        at_most = self.preset["evaluation"]["tracked"]
+        sets = {name: self.split.sets[name] for name in self.scenario.tracked}
+        return {name: replace(batches, index=sample(batches.index, at_most)) for name, batches in sets.items()}
+
     def track(self, model):
-        """Accuracies in percent on part of some sets, for a history."""
-        at_most = self.budget["evaluation"]["tracked"]
-        sets = {name: self.split.sets[name] for name in TRACKED[self.scenario]}
-        sets = {name: replace(batches, index=sample(batches.index, at_most)) for name, batches in sets.items()}
-        return {"tracked": {name: accuracy(predict(model, b)[0], b.y.cpu()) for name, b in sets.items()}}
+        """Accuracies in percent on the tracked images, for a history."""
+        return {"tracked": {name: accuracy(predict(model, b)[0], b.y.cpu()) for name, b in self.tracked.items()}}
 
-    def table(self, methods=None):
-        """One tidy table (scenario, seed, method, epoch, set, metric, value) of Original, the Golds and `methods`.
-
-        `methods` are names or `Run`s, all of the budget's by default. Metrics of an epoch are tracked on part of a set
-        and named so; those of the finished model carry its number of epochs. A diverged method has one row: it says so.
-        """
-        chosen = self.methods if methods is None else methods
-        unlearned = [run if isinstance(run, Run) else self.unlearned(run) for run in chosen]
-        return pd.concat([self._rows(run) for run in (self.original, *self.golds, *unlearned)], ignore_index=True)
-
-    def _rows(self, run):
-        if run.diverged:
-            return pd.DataFrame([(self.scenario, self.seed, run.name, 0, "", "diverged", 1.0)], columns=COLUMNS)
-        rows = [
-            (entry["epoch"], name, "tracked accuracy", value)
-            for entry in run.history
-            for name, value in entry.get("tracked", {}).items()
-        ]
-        rows += [
-            (entry["epoch"], "", metric, entry[metric])
-            for entry in run.history
-            for metric in ("loss", "s")
-            if metric in entry
-        ]
-        measured = measure(run.logits, self.split, self.gold.logits)
-        rows += [(len(run.history), row.set, row.metric, row.value) for row in measured.itertuples()]
-        for unit, value in run.cost.items():
-            rows.append((len(run.history), "", unit, value))
-            rows.append((len(run.history), "", f"{unit}, % of retraining", 100 * value / self.gold.cost[unit]))
-        table = pd.DataFrame(rows, columns=["epoch", "set", "metric", "value"])
-        return table.assign(scenario=self.scenario, seed=self.seed, method=run.name)[COLUMNS]
-
-    def with_seed(self, seed):
-        """The same experiment, on the same split, at another seed."""
-        if seed == self.seed:
-            return self
-        other = copy(self)
-        other.seed = seed
-        for made in ("original", "golds"):  # what this one has computed
-            other.__dict__.pop(made, None)
-        return other
-
-    def seeds_there(self):
-        """This seed and those for which Original, the Golds and all the budget's methods lie under `runs/`."""
-        seeds = {settings.get("seed") for name, settings in self._records() if name == "Original"} - {self.seed}
-        return sorted([self.seed, *filter(self._is_complete, seeds)])
-
-    def _is_complete(self, seed):
-        seeker = self.looking().with_seed(seed)
-        try:
-            _ = seeker.original, seeker.golds, [*map(seeker.unlearned, seeker.methods)]
-        except NotThere:
-            return False
-        return True
+    @property
+    def output(self):
+        """The folder for this run's figures and tables: that of the command line's job, else one of its own."""
+        if folder := os.environ.get("UNLEARNING_OUTPUT"):
+            return paths.ROOT / folder
+        return paths.RUNS / "interactive" / f"{self.data.name}-{self.preset_name}" / f"seed{self.seed}"
 
 
 def sample(index, at_most):
@@ -477,21 +491,34 @@ def sample(index, at_most):
     return index if at_most is None else index[order[:at_most].to(index.device)]
 
 
-def head(data, images):
-    """`data` cut to a random `images` training and test images; all of them for None, or where there are no more."""
-    if images is None or max(len(data.train_y), len(data.test_y)) <= images:
-        return data
-    rng = np.random.default_rng(SPLIT_SEED)
-    train, test = (torch.from_numpy(rng.permutation(len(y))[:images]) for y in (data.train_y, data.test_y))
-    cut = {"train_x": data.train_x[train], "train_y": data.train_y[train]}
-    cut |= {"test_x": data.test_x[test], "test_y": data.test_y[test]}
-    return replace(data, **cut, identity=f"{data.identity}-{images}")
+def environment(experiment):
+    """What results depend on besides settings: device, threads, precision, versions, the commit of the code."""
+    packages = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
+    return {
+        "device": devices.describe(experiment.device),
+        "threads": torch.get_num_threads(),
+        "precision": experiment.precision,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "commit": commit(),
+    }
 
 
-def say(line):
-    """Tell whoever waits what is going on: the suite through a file, a person in JupyterLab through a changing line."""
-    if file := os.environ.get("UNLEARNING_PROGRESS"):
-        with open(file, "a") as progress:
-            progress.write(line + "\n")
-    else:
-        print(f"\r{line:<100}", end="", flush=True)
+@cache
+def commit():
+    """The commit of the code, with a note if files were changed since."""
+    command = [
+        "git",
+        "-C",
+        str(paths.ROOT),
+        "describe",
+        "--always",
+        "--abbrev=12",
+        "--exclude=*",
+        "--dirty= with changes",
+    ]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "not under git"
+    return answer.stdout.strip()

@@ -1,11 +1,10 @@
-"""Notebook 13: widgets over what has been run, and a method that runs live; where no one watches, one figure."""
+"""Widgets over finished runs, and a page on which a method runs live; without a viewer, one static figure."""
 
 import base64
 import html
-import inspect
 import io
+import math
 import os
-import re
 import threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,91 +19,87 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from . import plots, runs
-from .budgets import BUDGETS
-from .data import load_data
-from .experiment import SCENARIOS, TRACKED, YARDSTICK, Experiment
-from .literature import METHODS
-from .methods import GROWTH
-from .metrics import FORGOTTEN, accuracy, entropy, js_distance, predicted_shares
-from .notebook import gap_points
-from .training import Diverged
-from .unlearning import find_method, unlearn
+from . import notebook, plots, store
+from .datasets import DIGITS, load_data
+from .experiment import Experiment
+from .methods import DOCUMENTS, METHODS, PUBLISHED, find
+from .metrics import accuracy, entropy, js_distance, losses, predicted_shares
+from .presets import PRESETS
+from .results.rows import tidy
+from .results.tables import gap_points
+from .scenario import SCENARIOS
+from .training import Diverged, unlearn
 
 
 def watched():
     """Whether a person sees this kernel's widgets: in JupyterLab and Voila yes, under papermill or nbconvert no."""
     kernel = getattr(get_ipython(), "kernel", None)
-    can_be_asked = getattr(kernel, "_allow_stdin", False)  # a client that executes without a person says no
+    accepts_input = getattr(kernel, "_allow_stdin", False)  # false for a client that executes without a person
     return "UNLEARNING_PROGRESS" not in os.environ and (
-        can_be_asked or os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+        accepts_input or os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
     )
 
 
 def explore(suite):
-    """Show the explorer; where no one watches, one figure of the method that ends nearest to Gold."""
+    """Show the explorer; without a viewer, one figure of the method that is nearest to Gold."""
     if watched():
         display(Explorer(suite).page)
     else:
-        plots.keep(*static(suite))
+        figure, alt = static(suite)
+        notebook.save_figure(figure, suite, "17_explorer", alt)
 
 
 def live(suite):
-    """Show the page on which a method runs live; where no one watches, nothing."""
+    """Show the page on which a method runs live; without a viewer, nothing."""
     if watched():
-        display(Live(suite[0]).page)
+        display(Live(suite).page)
 
 
 def static(suite):
-    """One figure, the name of its data, its own name and its alternative text; trains Original and Gold if need be."""
+    """One figure of all scenarios and its alternative text; trains Original, Gold and a method if they are missing."""
     figure = Figure(figsize=(11, 3.4 * len(suite)), layout="constrained")
-    told = []
+    descriptions = []
     for e, part in zip(suite, figure.subfigures(len(suite), 1, squeeze=False)[:, 0]):
-        e.original, e.golds, e.unlearned(e.methods[0])
-        view = View(Results(e))
-        name = view.results.points.set_index("method").gap[view.results.methods].idxmin()
-        view = View(view.results, name)
+        e.original(), e.golds(), e.unlearn(e.methods[0])
+        results = Results(e)
+        view = View(results, results.points.set_index("method").gap[results.methods].idxmin())
         left, right = part.subfigures(1, 2)
-        told.append(f"{e.scenario}: " + accuracies(left, view) + "; " + certainty(right, view))
-    return figure, suite[0].data.name, "13_explorer", ". ".join(told)
+        descriptions.append(f"{e.scenario.name}: " + accuracies(left, view) + "; " + certainty(right, view))
+    return figure, ". ".join(descriptions)
 
 
 # --- what is shown ------------------------------------------------------------------------------------------------
 
 
 class Results:
-    """What has been run of one experiment, and what its panels share, each computed at most once."""
+    """The finished runs of one experiment, and what their panels share, each computed at most once."""
 
     def __init__(self, experiment):
         self.experiment = experiment
-        self.runs = {run.name: run for run in experiment.there()}
-        self.methods = [n for n, run in self.runs.items() if not re.fullmatch(YARDSTICK, n) and not run.diverged]
-        self.forgotten = FORGOTTEN[experiment.scenario]
+        self.runs = {run.name: run for run in experiment.finished()}
+        self.methods = [name for name, run in self.runs.items() if run.kind == "method" and not run.diverged]
         self.embeddings = {}
-
-    @property
-    def ready(self):
-        """Whether there is something to explore."""
-        return bool(self.methods)
 
     @cached_property
     def points(self):
-        return gap_points(self.experiment.table([self.runs[name] for name in self.methods]))
+        """Gap to Gold and cost of each method."""
+        reader = self.experiment.read_only()
+        return gap_points(tidy([reader], [self.runs[name] for name in self.methods]))
 
     def embedding(self, name):
-        """The t-SNE of a model's panel, kept under `runs/`."""
+        """The t-SNE of a model's panel, stored under `runs/`."""
         if name not in self.embeddings:
-            run, e = self.runs[name], self.experiment
-            asked = {"features": runs.key({"sum": run.features.double().sum().item(), "settings": run.settings})}
-            path = e.folder / "tsne" / asked["features"]
-            kept = runs.remember(path, asked, lambda: {"points": torch.from_numpy(plots.embed(run.features))})
-            self.embeddings[name] = kept["points"].numpy()
+            run = self.runs[name]
+            path = self.experiment.folder / "tsne" / f"{run.id}.safetensors"
+            settings = {"features": run.features.double().sum().item()}
+            stored = store.remember(path, settings, lambda: {"points": torch.from_numpy(plots.embed(run.features))})
+            self.embeddings[name] = stored["points"].numpy()
         return self.embeddings[name]
 
 
 @dataclass
 class View:
-    """What the controls choose: results, a method, an epoch and a forgotten image (None and 0: the last, the first)."""
+    """What the controls choose: results, a method, an epoch and a forgotten image (by default the last, the first)."""
 
     results: Results
     method: str = ""
@@ -114,98 +109,96 @@ class View:
     def __post_init__(self):
         self.method = self.method or self.results.methods[0]
         self.run = self.results.runs[self.method]
-
-    @property
-    def three(self):
-        """Original, Gold and the method, with their colours."""
-        names = ["Original", "Gold", self.method]
-        return [(self.results.runs[n], color) for n, color in zip(names, (plots.ORIGINAL, plots.GOLD, plots.METHOD))]
+        self.scenario = self.results.experiment.scenario
+        self.three = [self.results.runs[name] for name in ("Original", "Gold", self.method)]
 
     def logits(self, run):
-        """A model's logits on the forgotten images."""
-        return run.logits[self.results.forgotten]
+        """A model's predictions on the forgotten images."""
+        return run.logits[self.scenario.compared]
+
+
+def whole_sets(e, run):
+    """`{set: accuracy in percent}` of a run on whole sets."""
+    return {name: accuracy(run.logits[name], batches.y.cpu()) for name, batches in e.split.sets.items()}
+
+
+def tracked(history):
+    """`{set: accuracy by epoch}` of a history."""
+    entries = {entry["epoch"]: entry["tracked"] for entry in history if "tracked" in entry}
+    return dict(pd.DataFrame.from_dict(entries, orient="index").items())
+
+
+def draw_curves(ax, e, history, gold, ends=None):
+    """The tracked accuracies of a history with Gold's values on whole sets, and their legend."""
+    plots.tracked_curves(tracked(history), ax, ends, gold)
+    plots.sets_legend(ax, {name: len(batches.index) for name, batches in e.tracked.items()})
 
 
 def accuracies(figure, view):
-    """Tracked accuracies by epoch, a line at the chosen one; Gold's dashed. Returns a description."""
-    axis, e = figure.subplots(), view.results.experiment
-    draw_history(axis, e, view.run.history, view.results.runs["Gold"])
-    epoch = view.epoch or len(view.run.history)
-    axis.axvline(epoch, color="0.4", linewidth=1, zorder=0)
-    axis.set_title(f"{view.method}: accuracy by epoch")
-    values = view.run.history[epoch - 1].get("tracked", {}) if view.run.history else {}
-    return f"{view.method}, epoch {epoch}: " + ", ".join(f"{n} {v:.1f} %" for n, v in values.items())
-
-
-def draw_history(axis, e, history, gold=None, **style):
-    """The tracked accuracies of a history, one line a set; dashed lines are those of a finished `gold`."""
-    for name in TRACKED[e.scenario]:
-        tracked = [(entry["epoch"], entry["tracked"][name]) for entry in history if "tracked" in entry]
-        color, marker = plots.SETS[name], plots.MARKERS[name]
-        axis.plot(*zip(*tracked), color=color, marker=marker, markersize=5, label=name, **style) if tracked else None
-        if gold and gold.history:
-            axis.axhline(gold.history[-1]["tracked"][name], color=color, linestyle="--", linewidth=1, zorder=0)
-    axis.set(xlabel="epoch (dashed: Gold)", ylabel="accuracy, %", ylim=(-3, 103))
-    plots.whole_epochs(axis)
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    """Tracked accuracies by epoch, with a line at the chosen one. Returns a description."""
+    ax, results = figure.subplots(), view.results
+    ends, gold = (whole_sets(results.experiment, run) for run in (view.run, results.runs["Gold"]))
+    draw_curves(ax, results.experiment, view.run.history, gold, ends)
+    epoch = view.run.epochs if view.epoch is None else view.epoch
+    ax.axvline(epoch, color="0.4", linewidth=1, zorder=0)
+    ax.set_title(f"{plots.shorten(view.method, 30)}: accuracy by epoch")
+    values = {name: series.get(epoch, np.nan) for name, series in tracked(view.run.history).items()}
+    return f"{view.method}, epoch {epoch}: " + ", ".join(f"{name} {value:.1f} %" for name, value in values.items())
 
 
 def predictions(figure, view):
-    """What the forgotten images are predicted as, a row a model."""
-    axis, classes = figure.subplots(), view.results.experiment.data.classes
-    shares = np.array([predicted_shares(view.logits(run)) for run, _ in view.three])
-    names = [run.name for run, _ in view.three]
-    axis.imshow(shares, cmap="cividis", vmin=0, vmax=100, aspect="auto")
-    for (row, column), value in np.ndenumerate(shares):
-        axis.text(column, row, f"{value:.0f}", ha="center", va="center", color="white" if value < 60 else "black")
-    axis.set_xticks(range(len(classes)), classes, rotation=35, ha="right")
-    axis.set_yticks(range(3), names)
-    axis.grid(visible=False)
-    gold = view.logits(view.results.runs["Gold"]).argmax(1)
-    same = {run.name: 100 * (view.logits(run).argmax(1) == gold).double().mean().item() for run, _ in view.three}
-    axis.set_title(f"{view.results.forgotten} images predicted as, %")
-    agreement = ", ".join(f"{name} {same[name]:.0f} %" for name in names if name != "Gold")
-    axis.set_xlabel(f"same class as Gold: {agreement}")
-    return f"Predicted classes of the {view.results.forgotten} images; the same as Gold's: {agreement}"
+    """What the forgotten images are predicted as, one row per model."""
+    ax, e = figure.subplots(), view.results.experiment
+    shares = pd.DataFrame({run.name: predicted_shares(view.logits(run)) for run in view.three}).T
+    plots.predicted_as(shares, e.data.classes, e.split.forget_classes, ax=ax)
+    _, gold, _ = view.three
+    agree = {run.name: view.logits(run).argmax(1) == view.logits(gold).argmax(1) for run in view.three if run != gold}
+    agreement = ", ".join(f"{name} {plots.percent(same.double().mean().item())}" for name, same in agree.items())
+    ax.set_title(f"{view.scenario.compared} images predicted as, %")
+    ax.set_xlabel(f"same class as Gold: {agreement}")
+    return f"Predicted classes of the {view.scenario.compared} images; the same as Gold's: {agreement}"
 
 
 def certainty(figure, view):
-    """Histograms of the entropy and of the highest probability of each forgotten image's prediction."""
-    axes, means = figure.subplots(1, 2), []
-    for run, color in view.three:
-        logits = view.logits(run).double()
-        nats, top = entropy(logits).numpy(), logits.softmax(1).max(1).values.numpy()
-        highest = np.log(logits.shape[1])
-        for axis, values, limit in zip(axes, (nats, top), (highest, 1)):
-            axis.hist(values, np.linspace(0, limit, 21), histtype="step", linewidth=2, color=color, label=run.name,
-                      weights=np.full(len(values), 100 / len(values)))  # fmt: skip
-        means.append(f"{run.name} {nats.mean():.2f}")
-    axes[0].set(xlabel="entropy, nats", ylabel=f"% of the {view.results.forgotten} images")
-    axes[1].set(xlabel="highest probability")
-    axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return f"Mean entropy of predictions on the {view.results.forgotten} images, nats: " + ", ".join(means)
+    """The distribution of the entropy of predictions on the forgotten images."""
+    values = {run.name: entropy(view.logits(run).double()).numpy() for run in view.three}
+    compared, classes = view.scenario.compared, len(view.results.experiment.data.classes)
+    plots.distributions(values, f"entropy, nats ({compared} images)", classes, figure.subplots())
+    means = ", ".join(f"{name} {nats.mean():.2f}" for name, nats in values.items())
+    return f"Mean entropy of predictions on the {compared} images, nats: {means}"
+
+
+def loss_panels(figure, view):
+    """Histograms of the loss on forgotten and unseen images."""
+    sets = "forget", view.scenario.unseen
+    y = {name: view.results.experiment.split.sets[name].y.cpu() for name in sets}
+    values = {run.name: {name: losses(run.logits[name], y[name]) for name in sets} for run in view.three}
+    plots.loss_histograms(values, *sets, axes=figure.subplots(1, 3, sharey=True))
+    medians = {name: " and ".join(f"{np.median(both[part]):.2g}" for part in sets) for name, both in values.items()}
+    words = ", ".join(f"{name} {pair}" for name, pair in medians.items())
+    return f"Median loss on forgotten and unseen images, nats: {words}"
 
 
 def one_image(view):
-    """A forgotten image and what the three models say; the first is the one on which method and Gold differ most."""
-    e, (_, gold, method) = view.results.experiment, [run for run, _ in view.three]
-    apart = js_distance(view.logits(method), view.logits(gold))
-    chosen = apart.argsort(descending=True, stable=True)[view.image % len(apart)].item()
-    batches, classes = e.split.sets[view.results.forgotten], e.data.classes
+    """A forgotten image and three models' predictions; the first is the one on which method and Gold differ most."""
+    e, (_, gold, method) = view.results.experiment, view.three
+    distances = js_distance(view.logits(method), view.logits(gold))
+    chosen = distances.argsort(descending=True, stable=True)[view.image % len(distances)].item()
+    batches, classes = e.split.sets[view.scenario.compared], e.data.classes
     index = batches.index[chosen].item()
-    label = classes[batches.labels[index]]
-    bars, said = "", []
-    for run, color in view.three:
+    bars, predicted = "", []
+    for run, color in zip(view.three, (plots.ORIGINAL, plots.GOLD, plots.METHOD)):
         p = view.logits(run)[chosen].double().softmax(0).tolist()
         rows = "".join(BAR.format(name=html.escape(n), color=color, width=100 * v, value=v) for n, v in zip(classes, p))
         name = f"<caption><b>{html.escape(run.name)}</b></caption>"
         bars += f'<table style="margin: 0 0.8em; line-height: 1.4">{name}{rows}</table>'
-        said.append(f"{run.name} {classes[int(np.argmax(p))]}")
-    said = f"A forgotten {label} (image {index}). {', '.join(said)}; JSD to Gold {apart[chosen]:.3f}"
+        predicted.append(f"{run.name} {classes[int(np.argmax(p))]}")
+    description = f"A forgotten {classes[batches.labels[index]]} (image {index}). {', '.join(predicted)}"
+    description += f"; JSD to Gold {distances[chosen]:.3f}"
     png = io.BytesIO()
     Image.fromarray(batches.images[index].cpu().numpy()).save(png, "PNG")
     look = "width: 170px; height: 170px; image-rendering: pixelated"
-    return f'<div style="display: flex; flex-wrap: wrap">{tag(png, said, look)}{bars}</div>', said
+    return f'<div style="display: flex; flex-wrap: wrap">{tag(png, description, look)}{bars}</div>', description
 
 
 BAR = (
@@ -216,45 +209,36 @@ BAR = (
 
 
 def tsne(figure, view):
-    """t-SNE panels of the three models: retained images grey, forgotten ones red."""
-    is_forgotten = view.results.experiment.panel_is_forgotten
-    for axis, (run, _) in zip(figure.subplots(1, 3), view.three):
+    """t-SNE panels of the three models: retained images grey, forgotten ones orange."""
+    axes = figure.subplots(1, 3)
+    for ax, run in zip(axes, view.three):
         points = view.results.embedding(run.name)
-        for label, part, color in (
-            ("retained", ~is_forgotten, plots.RETAINED),
-            ("forgotten", is_forgotten, plots.FORGOTTEN),
-        ):
-            axis.scatter(*points[part].T, s=6, color=color, alpha=0.65, linewidths=0, label=label)
-        axis.set(xticks=[], yticks=[], title=run.name)
-    figure.legend(*axis.get_legend_handles_labels(), loc="lower center", ncols=2, markerscale=3)
-    return "t-SNE of features under Original, Gold and the method: retained images grey, forgotten ones red"
+        plots.embedding(points, view.results.experiment.panel_is_forgotten, run.name, ax)
+    plots.legend_below(axes[0], markerscale=3)
+    return "t-SNE of features under Original, Gold and the method: retained images grey, forgotten ones orange"
 
 
 def cost(figure, view):
-    """The mean gap to Gold against cost, a point a method, the chosen one ringed."""
-    axis, points = figure.subplots(), view.results.points.set_index("method")
-    methods = points.loc[view.results.methods]
-    methods = methods.assign(cost=plots.cost_axis(axis, methods.cost))
-    axis.scatter(methods.cost, methods.gap, color=plots.METHOD, s=40, edgecolors="white", zorder=3)
-    axis.plot(methods.cost[view.method], methods.gap[view.method], "o", markersize=14, markerfacecolor="none",
-              markeredgecolor="black", markeredgewidth=2)  # fmt: skip
-    axis.axhline(points.gap["Original"], color=plots.ORIGINAL, linestyle=":", label="Original, untouched")
-    if "Gold 2" in points.index:
-        axis.axhspan(0, points.gap["Gold 2"], color=plots.GOLD, alpha=0.35, linewidth=0, label="floor: a second Gold")
-    axis.set(ylabel="mean accuracy gap to Gold, points", ylim=(0, 1.15 * max(points.gap.max(), 0.1)))
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    plots.label_points(axis, methods)
-    gap, price = points.gap[view.method], points.cost[view.method]
-    return f"{view.method}: mean gap to Gold {gap:.2f} points, at {price:.1f} % of the images that retraining saw"
+    """The mean gap to Gold against cost, one point per method, the chosen one in a ring."""
+    ax, points = figure.subplots(), view.results.points
+    plots.gap_panel(points, ax=ax)
+    chosen = points[points.method == view.method].iloc[0]
+    place = max(chosen.cost, 1.05 * ax.get_xlim()[0]), chosen.gap
+    ring = {"markersize": 15, "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 2}
+    ax.plot(*place, "o", zorder=5, clip_on=False, **ring)
+    plots.label_points(ax, plots.of_kind(points, "method"))
+    plots.legend_right(ax)
+    return f"{view.method}: mean gap to Gold {chosen.gap:.2f} points at {chosen.cost:.1f} % of the cost of retraining"
 
 
-PANELS = {  # title of a tab: what draws it, its size in inches, the margins of its axes
-    "Accuracy": (accuracies, (8.6, 3.4), {"left": 0.08, "right": 0.8, "bottom": 0.17, "top": 0.9}),
-    "Predictions": (predictions, (8.6, 2.9), {"left": 0.17, "right": 0.98, "bottom": 0.33, "top": 0.88}),
-    "Certainty": (certainty, (9.6, 3.2), {"left": 0.08, "right": 0.8, "bottom": 0.18, "top": 0.97}),
+PANELS = {  # title of a tab: function, size in inches, margins of its axes
+    "Accuracy": (accuracies, (8.6, 3.4), {"left": 0.08, "right": 0.75, "bottom": 0.17, "top": 0.9}),
+    "Predictions": (predictions, (9.6, 2.9), {"left": 0.17, "right": 0.98, "bottom": 0.36, "top": 0.88}),
+    "Certainty": (certainty, (8.6, 3.2), {"left": 0.1, "right": 0.75, "bottom": 0.18, "top": 0.97}),
+    "Losses": (loss_panels, (9.6, 3.6), {"left": 0.07, "right": 0.98, "bottom": 0.26, "top": 0.9}),
     "Images": (one_image, None, None),
     "t-SNE": (tsne, (9.6, 3.7), {"left": 0.02, "right": 0.98, "bottom": 0.12, "top": 0.9}),
-    "Gap and cost": (cost, (8.6, 3.8), {"left": 0.08, "right": 0.72, "bottom": 0.16, "top": 0.97}),
+    "Gap and cost": (cost, (8.6, 4.0), {"left": 0.08, "right": 0.78, "bottom": 0.16, "top": 0.95}),
 }
 
 
@@ -262,17 +246,17 @@ def picture(panel, view):
     """A panel as HTML, its description beneath it."""
     draw, size, margins = PANELS[panel]
     if size is None:
-        markup, said = draw(view)
+        markup, description = draw(view)
     else:
-        figure = Figure(figsize=size, layout="none")
-        said = draw(figure, view)
+        figure = Figure(figsize=size, layout="none", dpi=100)
         figure.subplots_adjust(**margins)
-        markup = image_tag(figure, said)
-    return markup + f"<p>{html.escape(said)}.</p>"
+        description = draw(figure, view)
+        markup = image_tag(figure, description)
+    return markup + f"<p>{html.escape(description)}.</p>"
 
 
 def image_tag(figure, alt):
-    """A figure as an `<img>` that carries its own pixels; drawn once, where `savefig` draws twice."""
+    """A figure as an `<img>` that contains its pixels; drawn once, while `savefig` draws twice."""
     png = io.BytesIO()
     figure.set_dpi(100)
     FigureCanvasAgg(figure).print_png(png)
@@ -285,20 +269,27 @@ def tag(png, alt, style):
     return f'<img src="data:image/png;base64,{pixels}" alt="{html.escape(alt)}" style="{style}">'
 
 
+def accuracy_table(rows):
+    """`{model: {set: percent}}` as an HTML table, one row per model."""
+    table = pd.DataFrame(rows).T.add_suffix(" %")
+    table = table.to_html(float_format="{:.1f}".format, border=0, col_space=110, justify="left")
+    return f'<div style="line-height: 1.5">{table}</div>'
+
+
 # --- the pages ----------------------------------------------------------------------------------------------------
 
 
 class Explorer:
-    """The page over what has been run: controls above, a tab a panel; only the tab in view is drawn, each view once."""
+    """The page over finished runs: controls above, one tab per panel; only the visible tab is drawn, each view once."""
 
     def __init__(self, suite):
         self.opened, self.drawn = {}, {}
-        choices = {f"{e.data.title}, {e.budget_name}": suite for e in suite[:1]} | others(suite)
+        choices = {f"{e.data.title}, {e.preset_name}": suite for e in suite[:1]} | others(suite)
         self.data = widgets.Dropdown(options=choices, description="data")
         self.scenario = widgets.Dropdown(description="scenario", layout={"width": "14rem"})
         self.seed = widgets.Dropdown(description="seed", layout={"width": "10rem"})
         self.method = widgets.Dropdown(description="method")
-        self.epoch = widgets.IntSlider(description="epoch", min=1, max=1)
+        self.epoch = widgets.IntSlider(description="epoch", min=0, max=0)
         self.image = widgets.IntSlider(description="image", min=1, max=1, continuous_update=True)
         self.tabs = widgets.Tab([widgets.HTML() for _ in PANELS], titles=list(PANELS))
         self.table, self.offer = widgets.HTML(), widgets.VBox()
@@ -309,7 +300,7 @@ class Explorer:
         self.busy = False
         for control, trait, follow in (
             (self.data, "value", self.choose_data),
-            (self.scenario, "value", self.choose_seeds),
+            (self.scenario, "value", self.choose_scenario),
             (self.seed, "value", self.choose_experiment),
             (self.method, "value", self.choose_method),
             (self.epoch, "value", self.draw),
@@ -320,7 +311,7 @@ class Explorer:
         self.update(self.choose_data)
 
     def update(self, follow):
-        """Do what follows from a changed control; what it changes in other controls on the way is no news."""
+        """Do what follows from a changed control; changes that this makes to other controls start nothing."""
         if not self.busy:
             self.busy = True
             try:
@@ -328,41 +319,38 @@ class Explorer:
             finally:
                 self.busy = False
 
-    @property
-    def experiment(self):
-        return next(e for e in self.data.value if e.scenario == self.scenario.value).with_seed(self.seed.value)
-
     def choose_data(self):
-        fill(self.scenario, [e.scenario for e in self.data.value])
-        self.choose_seeds()
+        fill(self.scenario, [e.scenario.name for e in self.data.value])
+        self.choose_scenario()
 
-    def choose_seeds(self):
-        first = next(e for e in self.data.value if e.scenario == self.scenario.value)
-        fill(self.seed, first.seeds_there(), first.seed)
+    def choose_scenario(self):
+        first = next(e for e in self.data.value if e.scenario.name == self.scenario.value)
+        fill(self.seed, first.complete_seeds(), first.seed)
         self.choose_experiment()
 
     def choose_experiment(self):
+        experiment = next(e for e in self.data.value if e.scenario.name == self.scenario.value)
+        experiment = experiment.with_seed(self.seed.value)
         key = self.data.label, self.scenario.value, self.seed.value
-        if key not in self.opened or not self.opened[key].ready:
-            self.opened[key] = Results(self.experiment)
+        if key not in self.opened or not self.opened[key].methods:
+            self.opened[key] = Results(experiment)
         self.results = self.opened[key]
-        ready = self.results.ready
-        self.body.layout.display = None if ready else "none"
-        self.offer.children = [] if ready else [offer(self.experiment, lambda: self.update(self.choose_experiment))]
-        if ready:
+        is_ready = bool(self.results.methods)
+        self.body.layout.display = None if is_ready else "none"
+        self.offer.children = [] if is_ready else [offer(experiment, lambda: self.update(self.choose_experiment))]
+        if is_ready:
             fill(self.method, self.results.methods)
-            self.image.max = len(self.experiment.split.sets[self.results.forgotten].index)
+            self.image.max = len(experiment.split.sets[experiment.scenario.compared].index)
             self.choose_method()
 
     def choose_method(self):
         view = View(self.results, self.method.value)
-        epochs = max(len(view.run.history), 1)
-        self.epoch.max, self.epoch.value = epochs, epochs
-        self.table.value = compare(view)
+        self.epoch.max, self.epoch.value = view.run.epochs, view.run.epochs
+        self.table.value = accuracy_table({run.name: whole_sets(self.results.experiment, run) for run in view.three})
         self.draw()
 
     def draw(self):
-        """Draw the tab in view unless it shows this already."""
+        """Draw the visible tab unless it shows this view already."""
         panel = list(PANELS)[self.tabs.selected_index or 0]
         parts = {"Accuracy": {"epoch": self.epoch.value}, "Images": {"image": self.image.value - 1}}.get(panel, {})
         key = self.data.label, self.scenario.value, self.seed.value, self.method.value, panel, *parts.values()
@@ -374,47 +362,34 @@ class Explorer:
 
 
 def fill(control, options, otherwise=None):
-    """Give `control` its options; its value stays where it can, else it is `otherwise` or the first."""
+    """Set the options of `control`; a value that is among them stays, else it is `otherwise` or the first."""
     value = control.value if control.value in options else options[0] if otherwise is None else otherwise
     control.options = options
     control.value = value
 
 
 def others(suite):
-    """`{title: suite}` of the digits at the budgets with something under `runs/`, without what `suite` is."""
-    digits, found = load_data("digits"), {}
-    for budget in BUDGETS:
-        candidates = [Experiment(digits, scenario, budget) for scenario in SCENARIOS]
-        same = suite[0].data.identity == candidates[0].data.identity and suite[0].budget_name == budget
-        there = [] if same else [e for e in candidates if e.there()]
-        found |= {f"{digits.title}, {budget}": there} if there else {}
+    """`{title: suite}` of the embedded digits at each preset with finished runs, without `suite` itself."""
+    found = {}
+    for data in map(load_data, DIGITS):
+        for preset in PRESETS:
+            candidates = [Experiment(data, scenario, preset) for scenario in SCENARIOS]
+            same = suite[0].data.identity == candidates[0].data.identity and suite[0].preset_name == preset
+            finished = [] if same else [e for e in candidates if e.folder.is_dir() and e.finished()]
+            found |= {f"{data.title}, {preset}": finished} if finished else {}
     return found
 
 
-def compare(view):
-    """The final accuracies of the three models, percent, as an HTML table."""
-    labels = {name: batches.y.cpu() for name, batches in view.results.experiment.split.sets.items()}
-    rows = {run.name: {n: accuracy(run.logits[n], y) for n, y in labels.items()} for run, _ in view.three}
-    return accuracy_table(rows)
-
-
-def accuracy_table(rows):
-    """Percentages as HTML, a row a model, a column a set."""
-    table = pd.DataFrame(rows).T.add_suffix(" %")
-    table = table.to_html(float_format="{:.1f}".format, border=0, col_space=110, justify="left")
-    return f'<div style="line-height: 1.5">{table}</div>'
-
-
 def offer(experiment, after):
-    """A button that trains what is missing to explore an experiment, with its progress; then calls `after`."""
+    """A button that trains what is missing to explore an experiment and shows its progress, then calls `after`."""
     first = experiment.methods[0]
     button = widgets.Button(description="Train them", button_style="primary", icon="play")
-    words = f"Nothing has been run here yet. Train Original, Gold and {first} at the budget {experiment.budget_name}?"
+    words = f"No finished runs. Train Original, Gold and {first} at the preset {experiment.preset_name}?"
     status = widgets.HTML(f"<p>{words}</p>")
 
     def work():
-        experiment.say = lambda line: setattr(status, "value", f"<p>{html.escape(line)}</p>")
-        experiment.original, experiment.golds, experiment.unlearned(first)
+        experiment.report = lambda line: setattr(status, "value", f"<p>{html.escape(line)}</p>")
+        experiment.original(), experiment.golds(), experiment.unlearn(first)
         after()
 
     def start(_):
@@ -426,7 +401,7 @@ def offer(experiment, after):
 
 
 def in_background(work, status):
-    """Run `work` in a thread; what goes wrong is shown in `status` and raised."""
+    """Run `work` in a thread; an error is shown in `status` and raised."""
 
     def run():
         try:
@@ -441,91 +416,117 @@ def in_background(work, status):
 
 
 class Live:
-    """The page on which a method runs: its settings as sliders, run and stop, curves that grow, the last run beside."""
+    """The page on which a method runs: controls for its settings, run and stop, growing curves, the last run pale."""
 
-    def __init__(self, experiment):
-        self.experiment, self.stopping, self.last, self.history = experiment, threading.Event(), [], []
-        self.method = widgets.Dropdown(options=[n for n in METHODS if n in experiment.methods], description="method")
-        self.sliders = widgets.VBox()
+    def __init__(self, suite):
+        self.stopping, self.last, self.history = threading.Event(), [], []
+        self.scenario = widgets.Dropdown(options={e.scenario.name: e for e in suite}, description="scenario")
+        self.method = widgets.Dropdown(description="method")
+        self.settings = widgets.VBox()
         self.run = widgets.Button(description="Run", button_style="primary", icon="play")
         self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.status, self.curves = widgets.HTML("<p>Nothing has run yet.</p>"), widgets.HTML()
         buttons = widgets.HBox([self.run, self.stop])
-        left = widgets.VBox([self.method, self.sliders, buttons, self.status], layout={"width": "32rem"})
+        controls = [self.scenario, self.method, self.settings, buttons, self.status]
+        left = widgets.VBox(controls, layout={"width": "32rem"})
         self.page = widgets.HBox([left, self.curves], layout={"flex_flow": "row wrap"})
-        self.method.observe(lambda _: self.choose(), "value")
+        self.scenario.observe(lambda _: self.choose_scenario(), "value")
+        self.method.observe(lambda _: self.choose_method(), "value")
         self.run.on_click(lambda _: self.start())
         self.stop.on_click(lambda _: self.stopping.set())
-        self.choose()
+        self.choose_scenario()
 
-    def choose(self):
-        function, defaults = find_method(self.method.value)
-        settings = {**defaults, **self.experiment.settings(self.method.value)}
-        self.sliders.children = sliders(function, settings)
+    def choose_scenario(self):
+        self.history = []  # runs of two scenarios are not comparable
+        fill(self.method, methods_of(self.scenario.value))
+        self.choose_method()
+
+    def choose_method(self):
+        name = self.method.value
+        settings = self.scenario.value.settings(name).items()
+        controls = [control(key, find(name).setting(key), value) for key, value in settings]
+        self.settings.children = [made for made in controls if made]
 
     def start(self):
         self.stopping.clear()
         self.run.disabled, self.stop.disabled = True, False
         self.last, self.history = self.history, []
-        self.status.value = "<p>Starting from Original; it and Gold are trained first if they are not there.</p>"
+        self.status.value = "<p>Starting from Original; it and Gold are trained first if they are missing.</p>"
         self.thread = in_background(self.work, self.status)
 
     def work(self):
-        """One run, in a thread: whatever happens, the buttons come back."""
-        e, name = self.experiment, self.method.value
-        settings = {**e.settings(name), **{slider.description: slider.value for slider in self.sliders.children}}
-        e.say = lambda line: setattr(self.status, "value", f"<p>{html.escape(line)}</p>")
+        """One run, in a thread; the buttons are reset in any case."""
+        e, name = self.scenario.value, self.method.value
+        settings = {**e.settings(name), **{made.description: made.value for made in self.settings.children}}
+        e.report = lambda line: setattr(self.status, "value", f"<p>{html.escape(line)}</p>")
         try:
-            original = e.original.model
-            self.note(name, e.track(original))
-            unlearn(name, original, e.split, seed=e.seed, stop=self.stopping.is_set, **e.budget["unlearning"],
-                    track=lambda model: self.note(name, e.track(model)), **settings)  # fmt: skip
+            original, gold = e.original(), e.gold()
+            whole = whole_sets(e, gold)
+            unlearn(
+                name,
+                original.model,
+                e.split,
+                settings,
+                seed=e.seed,
+                stop=self.stopping.is_set,
+                track=lambda model: self.add(e, name, whole, e.track(model)),
+                **e.preset["unlearning"],
+            )
             epochs, end = len(self.history) - 1, "stopped" if self.stopping.is_set() else "finished"
-            words = f"<p><b>{name}</b> {end} after {epochs} epoch{'s' * (epochs != 1)}.</p>"
-            self.status.value = words + self.comparison()
+            words = f"<p><b>{html.escape(name)}</b> {end} after {epochs} epoch{'s' * (epochs != 1)}.</p>"
+            ends = {"this run": self.history, "last run": self.last, "Gold": gold.history}
+            self.status.value = words + accuracy_table({key: past[-1]["tracked"] for key, past in ends.items() if past})
         except Diverged as error:
             self.status.value = f"<p>{html.escape(str(error))}</p>"
         finally:
             self.run.disabled, self.stop.disabled = False, True
 
-    def note(self, name, measured):
+    def add(self, e, name, gold, measured):
         """Add an epoch to the curves and show them."""
         self.history.append({"epoch": len(self.history), "method": name, **measured})
-        self.status.value = f"<p><b>{name}</b> epoch {len(self.history) - 1}</p>"
-        self.curves.value = image_tag(*self.figure())
+        self.status.value = f"<p><b>{html.escape(name)}</b> epoch {len(self.history) - 1}</p>"
+        self.curves.value = image_tag(*self.figure(e, gold))
         return measured
 
-    def figure(self):
-        """This run solid, the last one pale, Gold dashed."""
-        figure = Figure(figsize=(7.4, 3.8), layout="constrained")
-        axis = figure.subplots()
-        draw_history(axis, self.experiment, self.history, self.experiment.gold)
-        legend = axis.get_legend_handles_labels()
-        draw_history(axis, self.experiment, self.last, alpha=0.35, linestyle="-.")
-        axis.legend(*legend, loc="center left", bbox_to_anchor=(1, 0.5))
-        axis.set_title(self.history[0]["method"] + (f"; pale: {self.last[0]['method']}, before" if self.last else ""))
+    def figure(self, e, gold):
+        """This run, the last one pale, Gold's values on whole sets dashed."""
+        figure = Figure(figsize=(7.8, 3.8), layout="constrained")
+        ax = figure.subplots()
+        limits = []
+        if self.last:
+            plots.tracked_curves(tracked(self.last), ax, alpha=0.35, linestyle="-.")
+            limits += ax.get_ylim()
+        draw_curves(ax, e, self.history, gold)
+        limits += ax.get_ylim()
+        ax.set_ylim(min(limits), max(limits))
+        ax.set_title(self.history[0]["method"] + (f"; pale: {self.last[0]['method']}, before" if self.last else ""))
         return figure, "Accuracy on tracked sets by epoch of the run in progress, the last run pale, Gold dashed"
 
-    def comparison(self):
-        """The end of this run, of the last one and of Gold, percent on the tracked sets, as an HTML table."""
-        ends = {"this run": self.history, "last run": self.last, "Gold": self.experiment.gold.history}
-        rows = {name: history[-1]["tracked"] for name, history in ends.items() if history}
-        return accuracy_table(rows)
+
+def methods_of(e):
+    """The methods that can run live: those of the preset, then those that were registered from outside the suite."""
+    outside = [name for name in METHODS if name not in (*DOCUMENTS, *PUBLISHED)]
+    return [*e.methods, *e.published, *(name for name in outside if e.scenario.name in METHODS[name].scenarios)]
 
 
-def sliders(function, settings):
-    """A slider for each numeric setting of a method, at its value in `settings` or in the signature."""
-    made = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        value = settings.get(name, parameter.default)
-        look = {"description": name, "style": {"description_width": "7rem"}}
-        if name == "growth":
-            made.append(widgets.Dropdown(options=list(GROWTH), value=value, **look))
-        elif name.startswith("lr"):
-            made.append(widgets.FloatLogSlider(value, min=-6, max=0, step=0.25, readout_format=".1e", **look))
-        elif type(value) is int:
-            made.append(widgets.IntSlider(value, min=1 if value else 0, max=max(20, 2 * value), **look))
-        elif type(value) is float:
-            most = 20 * value if 0 < value < 0.05 else max(2.0, 2 * value)
-            made.append(widgets.FloatSlider(value, min=0, max=most, step=most / 40, readout_format=".3g", **look))
-    return made
+def control(name, setting, value):
+    """A widget for a setting of a method, within its range; None for a setting that may be anything."""
+    look = {"description": name, "style": {"description_width": "7rem"}, "value": value}
+    if setting.choices:
+        return widgets.Dropdown(options=setting.choices, **look)
+    if setting.kind is bool:
+        return widgets.Checkbox(indent=True, **look)
+    if setting.kind is str:
+        return widgets.Text(**look)
+    low = setting.low if math.isfinite(setting.low) else min(0, 2 * value)
+    if setting.kind is int:
+        high = setting.high if math.isfinite(setting.high) else max(20, 2 * value)
+        return widgets.IntSlider(min=int(low), max=int(high), **look)
+    if setting.kind is float and setting.above and low == 0:
+        power = math.floor(math.log10(value))
+        return widgets.FloatLogSlider(min=power - 2, max=power + 3, step=0.1, readout_format=".2g", **look)
+    if setting.kind is float:
+        high = 20 * value if 0 < value < 0.05 else max(2.0, 2 * value)
+        high = setting.high if math.isfinite(setting.high) else high
+        return widgets.FloatSlider(min=low, max=high, step=(high - low) / 100, readout_format=".3g", **look)
+    return None

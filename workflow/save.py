@@ -1,12 +1,14 @@
-"""Put the outputs of executed notebooks into `notebooks/`, without anything that changes from run to run."""
+"""Store the outputs of executed notebooks in `notebooks/`, without anything that changes from run to run."""
 
 import re
 from itertools import groupby
 from pathlib import Path
 
 import nbformat
-from files import ROOT, replace_text
+from jobs import ROOT
 from nbstripout import strip_output
+
+from helpers.paths import replace_text
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -60,7 +62,7 @@ def refuse_paths(name, outputs):
     pattern = "|".join([*(re.escape(folder) + r"(?![\w-])" for folder in folders), r"[\w/.-]*ipykernel_\d+"])
     for text in texts_in(outputs):
         if found := re.search(pattern, text):
-            raise ValueError(f"{name} prints '{found[0]}', which holds on this machine only; nothing was saved")
+            raise ValueError(f"{name} prints '{found[0]}', which is valid on this machine only; nothing was saved")
 
 
 def texts_in(value, kind=""):

@@ -1,38 +1,37 @@
-"""Run the notebooks in order with Snakemake. The same command again goes on where a run was cut short."""
+"""Run the notebooks in order with Snakemake. The same command again resumes an interrupted run."""
 
-import argparse
 import ctypes
 import fcntl
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
+from argparse import ArgumentTypeError
 from contextlib import suppress
-from hashlib import sha256
 from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
-from typing import NamedTuple
 
-from files import FIGURES, ROOT, RUNS, figure_digest
-from wording import Parser, duration, model_title, refuse, title, unknown
+from jobs import FIRST, ROOT, RUNS, as_config, code_of, find_notebooks, list_jobs, run_folder
+from options import Parser, add_parameters, parameters_of, refuse
+from progress import Progress
 
-NOTEBOOKS = {path.name[:2]: f"notebooks/{path.name}" for path in sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))}
-BUDGETS = ["quick", "short", "audit", "published", "smoke"]
-SCENARIOS = ["random", "class"]
-STARTS = ["fresh", "chain"]
+from helpers.fingerprint import key
+from helpers.messages import duration, unknown
+from helpers.parameters import whole_number
+from helpers.paths import FIGURES, replace_text, shown
+from helpers.presets import PRESETS
+
 WORDS = (
-    "`run_all.sh status` and the same options tell what is done; `run_all.sh report` makes one HTML file of each run; "
-    "`run_all.sh test` checks the style and runs the tests (what follows goes to pytest); `run_all.sh bench` times the "
-    "suite against plain loops."
+    "`run_all.sh status` with the same options shows what is done; `run_all.sh report` writes one HTML page per run; "
+    "`run_all.sh clean` lists what runs/ holds and what can be removed; `run_all.sh test` runs the checks and tests; "
+    "`run_all.sh bench` times the suite against plain loops."
 )
-CLUSTERS = ["slurm"]
-SETTINGS = ["data", "budget", "scenarios", "forget_class", "forget_fraction", "start"]
+COMMANDS = ["status", "report", "clean", "test", "bench"]
+THREADS_ON_CLUSTER = 4
 
 
 def main():
@@ -42,148 +41,127 @@ def main():
             signal.signal(number, interrupt)
     try:
         return run(options)
-    except (ValueError, ConnectionError, OSError) as error:
+    except (ValueError, OSError) as error:
         return refuse(error)
     except KeyboardInterrupt:
-        print("\nrun_all.sh: stopped; the same command goes on from here", flush=True)
+        print("\nrun_all.sh: stopped; the same command resumes", flush=True)
         return 130
 
 
-# What was asked for
+# --- options ------------------------------------------------------------------------------------------------------
 
 
 def parse():
     parser = Parser(prog="run_all.sh", description=__doc__, epilog=WORDS, allow_abbrev=False)
-    add = parser.add_argument
-    add("--data", default="digits", metavar="DATA", help="digits (default), cifar10 or a folder of images")
-    add("--budget", type=one_of(*BUDGETS), default="quick", metavar="B", help="quick, short, audit, published or smoke")
-    add("--scenario", type=one_of(*SCENARIOS), default=SCENARIOS, nargs="+", metavar="S", help="random, class or both")
-    add("--seeds", type=whole_number, default=[0], nargs="+", metavar="SEED", help="whole numbers (default: 0)")
-    add("--forget-class", metavar="CLASS", help="name or index of the class to forget (default: the first)")
-    add("--forget-fraction", type=fraction, default=0.1, metavar="X", help="share to forget at random (default: 0.1)")
-    add("--start", type=one_of(*STARTS), default="fresh", metavar="START", help="fresh (default) or chain")
-    add(
-        "--only",
-        type=notebook_number,
-        default=[*NOTEBOOKS],
-        nargs="+",
-        metavar="N",
-        help="only these notebooks, as in 03 08",
-    )
-    add("-j", "--jobs", type=positive_number, metavar="N", help="notebooks at a time (default: 2, with GPUs one each)")
-    add("--cluster", type=one_of(*CLUSTERS), metavar="C", help="slurm: each notebook is a job of its own there")
-    add("--save", action="store_true", help="afterwards put the outputs of the first seed into notebooks/")
-    add("--dry-run", action="store_true", help="only tell which notebooks would run")
+    add_parameters(parser)
+    add, numbers = parser.add_argument, [*find_notebooks()]
+    add("--seeds", type=number, default=[0], nargs="+", metavar="SEED", help="whole numbers (default: 0)")
+    add("--only", type=number, default=numbers, nargs="+", metavar="N", help="only these notebooks: 03 08")
+    add("-j", "--jobs", type=number, metavar="N", help="processes at a time (default: 2; with GPUs one each)")
+    add("--cluster", metavar="C", help="slurm: each notebook and each model is a job of its own there")
+    add("--save", action="store_true", help="afterwards store the outputs of the first seed in notebooks/")
+    add("--dry-run", action="store_true", help="only list which jobs would run")
     status = sys.argv[1:2] == ["status"]
-    options = parser.parse(sys.argv[1 + status :], ["test", "status", "report", "bench"])
-    options.status = status
-    options.scenarios = [scenario for scenario in SCENARIOS if scenario in options.scenario]
-    options.seeds, options.only = sorted(set(options.seeds)), sorted(set(options.only))
+    options = parser.parse(sys.argv[1 + status :], COMMANDS)
+    options.status, options.parameters = status, parameters_of(options, parser)
+    options.only = sorted({f"{int(number):02d}" for number in options.only})
+    for word, valid in [(options.cluster or "slurm", ["slurm"]), *((number, numbers) for number in options.only)]:
+        if word not in valid:
+            parser.error(unknown(word, valid))
+    if options.jobs == 0:
+        parser.error("--jobs: '0' is not a whole number from 1")
+    options.seeds = sorted(set(options.seeds))
     return options
 
 
-def one_of(*valid):
-    def check(word):
-        if word not in valid:
-            raise argparse.ArgumentTypeError(unknown(word, valid))
-        return word
-
-    return check
-
-
-def whole_number(word, lowest=0):
-    if not (word.isascii() and word.isdigit() and lowest <= int(word) < 2**31):
-        raise argparse.ArgumentTypeError(f"'{word}' is not a whole number from {lowest} to {2**31 - 1}")
-    return int(word)
-
-
-def positive_number(word):
-    return whole_number(word, lowest=1)
-
-
-def fraction(word):
+def number(word):
+    """A whole number; for argparse."""
     try:
-        value = float(word)
-    except ValueError:
-        value = 0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"'{word}' is not a number between 0 and 1, both excluded")
-    return value
+        return whole_number(word)
+    except ValueError as error:
+        raise ArgumentTypeError(error) from None
 
 
-def notebook_number(word):
-    return one_of(*NOTEBOOKS)(word.zfill(2))
-
-
-# The run
+# --- a run --------------------------------------------------------------------------------------------------------
 
 
 def run(options):
-    suite, device = open_suite_of(options)
-    data = suite[0].data
-    folder = "runs/suite/" + re.sub(r"[^\w.-]", "-", f"{data.name}-{options.budget}")
-    config = {
-        "folder": folder,
-        "notebooks": {number: NOTEBOOKS[number] for number in options.only},
-        "seeds": options.seeds,
-        "parameters": {name: getattr(options, name) for name in SETTINGS},
-    }
-    config["made_from"] = {number: made_from(number, config["parameters"], data.identity) for number in options.only}
-    if "10" in options.only:
-        config["made_from"]["10"] = digest([config["made_from"]["10"], seeds_shown(options, suite)])
-    config["made_from"]["models"] = digest([config["parameters"], data.identity])
-    targets = list_targets(config)
+    facts = find_facts(options.parameters)
+    parameters = facts["parameters"]
+    folder = run_folder(parameters, facts)
+    slots, threads, separate = share_out(options)
+    jobs = list_jobs(parameters, facts, options.seeds, options.only, separate)
     if options.status:
-        return tell_status(config, targets, suite)
-    jobs, config["threads"] = share_out(options, device)
+        return print_status(jobs, pending(jobs))
+    seeds = "seed" + "s" * (len(options.seeds) > 1)
     print(
-        f"{data.title}, budget {options.budget}, scenarios {' and '.join(options.scenarios)}, "
-        f"seed {' '.join(map(str, options.seeds))}; up to {jobs} at a time, into {folder}/",
+        f"{facts['title']}, preset {parameters['preset']}, scenarios {' and '.join(parameters['scenarios'])}, "
+        f"{seeds} {' '.join(map(str, options.seeds))}; {slots} at a time, into {shown(folder)}/",
         flush=True,
     )
     if options.dry_run:
-        left = pending(config, targets)
-        print("Would run:", ", ".join(target.title for target in models_for(config, left, suite) + left) or "nothing")
+        print("Would run:", "; ".join(job.title for job in pending(jobs)) or "nothing")
         return 0
-    for needed in [ROOT / folder, RUNS, FIGURES, ROOT / ".snakemake"] + [ROOT / "notebooks"] * options.save:
+    for needed in [RUNS, FIGURES, folder, ROOT / ".snakemake"] + [ROOT / "notebooks"] * options.save:
         check_writable(needed)
     lock = take_lock(ROOT / ".snakemake" / "suite.lock")
-    left = pending(config, targets)
-    left = models_for(config, left, suite) + left
-    if not left:
-        print("Nothing to do: all is up to date.")
+    progress = Progress(jobs, pending(jobs), folder, options.seeds[0], parameters["preset"], slots)
+    if not progress.left:
+        print("Nothing to do: everything is up to date.")
     else:
-        if any(target.notebook is None for target in left):
-            for experiment in suite:
-                experiment.fetch()  # here, since a cluster's nodes may have no network, and before hours of training
-        start, log = time.monotonic(), ROOT / folder / "snakemake.log"
-        if snakemake(config, targets, left, jobs, options.cluster, log, lock) != 0:
-            return report_failure([target for target in left if not recorded(target)], log)
-        print(f"All done in {duration(time.monotonic() - start)}.")
-    print(f"Figures are in {shown(FIGURES)}/, executed notebooks in {folder}/, models and numbers in {shown(RUNS)}/.")
-    if options.save:
-        save(targets, options.seeds[0])
+        if any(job.models for job in progress.left) and downloads_weights(parameters):
+            find_facts(options.parameters, fetch=True)  # before hours of training; a cluster may have no network
+        if snakemake(jobs, progress, slots, threads, options.cluster, lock) != 0:
+            return report_failure(progress.left, folder / "snakemake.log")
+    progress.finish()
+    print_ending(folder, options, jobs)
     return 0
 
 
-def open_suite_of(options):
-    """The experiments at the first seed, which prove that the options can be used, and the notebooks' device."""
-    sys.path.insert(0, str(ROOT))
-    from helpers.data import class_number, find_folder
-    from helpers.notebook import open_suite
-    from helpers.training import pick_device
-
-    if options.data not in ("digits", "cifar10"):
-        options.data = str(find_folder(options.data))
-    suite = open_suite(**{name: getattr(options, name) for name in SETTINGS}, seed=options.seeds[0], say=False)
-    class_number(suite[0].data, options.forget_class)
-    return suite, str(pick_device())
+def print_ending(folder, options, jobs):
+    """Where the results are, and what to look at first."""
+    if options.save:
+        save(jobs, options.seeds[0])
+    first = next((job for job in jobs if job.kind == FIRST), next(job for job in jobs if job.notebook))
+    print(f"Figures and tables: {shown(FIGURES / folder.name)}/. Executed notebooks: {shown(folder)}/.")
+    print(f"Open first: {first.executed}")
+    print(f"All notebooks as one HTML page: ./run_all.sh report {folder.name}")
 
 
-def seeds_shown(options, suite):
-    """For each scenario the seeds that 10 is to show: its own, those complete by now, those that this run completes."""
-    completes = {number for number in NOTEBOOKS if number < "10"} <= set(options.only)
-    return [sorted({*e.seeds_there(), *(options.seeds if completes else [])}) for e in suite]
+def find_facts(parameters, fetch=False):
+    """Name, title and identity of the data, and the parameters with absolute paths, which fit the data.
+
+    The answer is stored under `runs/`, since finding it needs torch; it is found anew when a file that a parameter
+    names, or the code that reads the data, changes.
+    """
+    files = {name: list_files(value) for name, value in parameters.items() if isinstance(value, str)}
+    code = [code_of("helpers.datasets"), code_of("helpers.data"), PRESETS[parameters["preset"]]]
+    stored = RUNS / "facts" / f"{key([parameters, files, code])}.json"
+    if stored.exists() and not fetch:
+        return json.loads(stored.read_text(encoding="utf-8"))
+    command = [sys.executable, ROOT / "workflow" / "facts.py", json.dumps(parameters), *["fetch"] * fetch]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode != 0:
+        raise ValueError((answer.stderr.strip() or "the data could not be read").splitlines()[-1])
+    text = answer.stdout.splitlines()[-1]
+    with suppress(OSError):
+        replace_text(stored, text)
+    return json.loads(text)
+
+
+def list_files(value):
+    """Absolute path, size and time of each file that a parameter may mean; empty if it is no path."""
+    for place in (Path(value).expanduser(), ROOT / value):
+        if place.exists():
+            files = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
+            return [(str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    return []
+
+
+def downloads_weights(parameters):
+    """Whether the preset names weights from elsewhere."""
+    presets = (PRESETS[parameters["preset"]][name] for name in parameters["scenarios"])
+    return any("original" in preset or "weights" in preset["model"] for preset in presets)
 
 
 def check_writable(folder):
@@ -191,16 +169,12 @@ def check_writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise OSError(f"cannot write to {shown(folder)}/: {error.strerror}") from error
-
-
-def shown(path):
-    """A path as a reader knows it: from the repository if it is in there."""
-    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+        place = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+        raise OSError(f"cannot write to {place}/: {error.strerror}") from error
 
 
 def take_lock(path):
-    """Hold `path` locked as long as this process or Snakemake lives; the system frees it even after a crash."""
+    """Keep `path` locked as long as this process or Snakemake lives; the system frees it even after a crash."""
     lock = open(path, "a+")  # noqa: SIM115
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -213,74 +187,31 @@ def take_lock(path):
     return lock
 
 
-class Target(NamedTuple):
-    """One notebook to run, or one model to train, which has none; the seed is None for 10, which looks at all seeds."""
-
-    title: str
-    seed: int | None
-    stem: str
-    notebook: str | None = None
-
-    @property
-    def number(self):
-        return Path(self.stem).name
-
-    @property
-    def result(self):
-        return f"{self.stem}.json"
-
-    @property
-    def executed(self):
-        return f"{self.stem}.ipynb"
+# --- processes and devices ----------------------------------------------------------------------------------------
 
 
-def list_targets(config):
-    """The notebooks that were asked for, in the order in which the Snakefile runs them."""
-    folder = config["folder"]
-    pairs = [(seed, number) for seed in config["seeds"] for number in config["notebooks"] if number != "10"]
-    if "10" in config["notebooks"]:
-        pairs.append((None, "10"))
-    stems = [f"{folder}/10" if seed is None else f"{folder}/seed{seed}/{number}" for seed, number in pairs]
-    names = [NOTEBOOKS[number] for _, number in pairs]
-    return [Target(title(name, pair[0]), pair[0], stem, name) for name, pair, stem in zip(names, pairs, stems)]
-
-
-def models_for(config, notebooks, suite):
-    """The models that these notebooks share and that are not under runs/ yet, each a job of its own."""
-    from helpers.shadows import still_to_train
-
-    numbers = {target.number for target in notebooks}
-    first = config["seeds"][0]
-    seeds = {first if target.seed is None else target.seed for target in notebooks if target.number != "01"}
-    targets = []
-    for seed in sorted(seeds):
-        for experiment in (e.with_seed(seed) for e in suite):
-            for name in still_to_train(experiment, shadows="12" in numbers):
-                stem = f"{config['folder']}/seed{seed}/models/{experiment.scenario}-{name}"
-                targets.append(Target(model_title(experiment.scenario, name, seed), seed, stem))
-    return targets
-
-
-def share_out(options, device):
-    """How many notebooks at a time, and the threads of each; on one machine with several GPUs each has its own."""
+def share_out(options):
+    """How many jobs at a time, the threads of each, and whether each model is a job of its own."""
     if options.cluster:
         check_cluster()
-        return options.jobs or 100, 1  # the profile says how many threads
-    gpus = list_gpus() if device == "cuda" else []
+        return options.jobs or 100, THREADS_ON_CLUSTER, True
+    gpus = list_gpus()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    jobs = options.jobs or len(gpus) or min(2, cores)
+    slots = options.jobs or len(gpus) or min(2, cores)
     if len(gpus) > 1:
-        os.environ["UNLEARNING_GPUS"] = ",".join(islice(cycle(gpus), jobs))
-    return jobs, max(1, cores // jobs)
+        os.environ["UNLEARNING_GPUS"] = ",".join(islice(cycle(gpus), slots))
+    return slots, max(1, cores // slots), len(gpus) > 1
 
 
 def list_gpus():
-    """What CUDA_VISIBLE_DEVICES calls the GPUs that may be used here."""
-    if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return named.split(",")
-    import torch
-
-    return [str(number) for number in range(torch.cuda.device_count())]
+    """The names in CUDA_VISIBLE_DEVICES, or the numbers of the GPUs that NVIDIA's driver lists."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name not in ("", "-1")]
+    with suppress(OSError):
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
+        return [str(place) for place in range(listed.stdout.count("GPU ") if listed.returncode == 0 else 0)]
+    return []
 
 
 def check_cluster():
@@ -290,30 +221,59 @@ def check_cluster():
         raise ValueError("--cluster slurm needs Python 3.11 or newer and snakemake-executor-plugin-slurm")
 
 
-def snakemake(config, targets, left, jobs, cluster, log, lock):
-    """Make the results of `left` in a process group of its own, which ends with this function, however it ends."""
-    seconds = {target.number: recorded(target).get("seconds") for target in [*targets, *left]}
-    for target in left:
-        (ROOT / target.result).unlink(missing_ok=True)
-        (ROOT / target.result).with_suffix(".failed").unlink(missing_ok=True)
-    configfile = log.with_suffix(".json")  # not a temporary file of this machine: a cluster's nodes read it
-    configfile.write_text(json.dumps({**config, "left": [target.result for target in left]}))
-    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--configfile", configfile]
-    command += ["--profile", f"workflow/profiles/{cluster or 'local'}"]
-    command += ["--jobs", str(jobs)] if cluster else ["--cores", str(jobs * config["threads"])]
-    with open(log, "w") as file:
+# --- Snakemake ----------------------------------------------------------------------------------------------------
+
+
+def command_for(file, jobs, profile="local"):
+    """Snakemake on a configuration; notebooks whose figures or tables were deleted run again."""
+    command = [sys.executable, "-m", "snakemake", "all", "--snakefile", "workflow/Snakefile", "--configfile", file]
+    command += ["--profile", f"workflow/profiles/{profile}"]
+    incomplete = [
+        job.result
+        for job in jobs
+        if any(not (ROOT / job.output / name).exists() for name in job.record.get("outputs", []))
+    ]
+    return command + ["--forcerun", *incomplete] * bool(incomplete)
+
+
+def pending(jobs):
+    """The jobs that Snakemake would run."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(as_config(jobs, threads=1, file=file.name))
+        file.flush()
+        command = [*command_for(file.name, jobs), "--summary"]
+        answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if answer.returncode != 0:
+        raise OSError(f"Snakemake: {answer.stderr.strip().splitlines()[-1]}")
+    rows = (line.split("\t") for line in answer.stdout.splitlines()[1:])
+    results = {row[0] for row in rows if row[-1] == "update pending"}
+    return [job for job in jobs if job.result in results]
+
+
+def snakemake(jobs, progress, slots, threads, cluster, lock):
+    """Run what is out of date in a process group of its own, which ends with this function; return the exit status."""
+    file = progress.folder / "snakemake.json"  # not a temporary file of this machine: a cluster's nodes read it
+    replace_text(file, as_config(jobs, threads=threads, file=str(file)))
+    command = command_for(file, jobs, cluster or "local")
+    command += ["--jobs", str(slots)] if cluster else ["--cores", str(slots * threads)]
+    progress.start()
+    with open(progress.folder / "snakemake.log", "w") as log:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
             env={**os.environ, "UNLEARNING_DRIVER": "0" if cluster else str(os.getpid())},
             stdin=subprocess.DEVNULL,
-            stderr=file,
+            stderr=log,
             start_new_session=True,
             pass_fds=[lock.fileno()],
-            preexec_fn=end_with_driver if cluster else None,  # on one machine execute.py sees to it
+            preexec_fn=end_with_driver if cluster else None,  # on one machine process.py sees to it
         )
     try:
-        return follow(process, left, jobs, seconds)
+        while process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            progress.update()
+        return process.returncode
     except KeyboardInterrupt:
         if cluster:
             process.send_signal(signal.SIGINT)  # it cancels its jobs
@@ -326,67 +286,36 @@ def snakemake(config, targets, left, jobs, cluster, log, lock):
 
 
 def end_with_driver():
-    """Ask Linux to kill this process when its parent dies, however that happens."""
+    """Let Linux kill this process when its parent dies, however that happens."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def follow(process, left, jobs, seconds):
-    """Say each of `left` that is done and what remains; return Snakemake's exit status.
-
-    Args:
-        seconds: for each target's number how long it took before, or None.
-    """
-    waiting, ended = list(left), False
-    while not ended:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(0.5)
-        ended = process.returncode is not None
-        for target in [target for target in waiting if recorded(target)]:
-            waiting.remove(target)
-            seconds[target.number] = recorded(target)["seconds"]
-            line = (
-                f"{target.title}  done in {duration(seconds[target.number])}; {len(left) - len(waiting)} of {len(left)}"
-            )
-            print(line + time_left(waiting, jobs, seconds), flush=True)
-    return process.returncode
+# --- what is printed ----------------------------------------------------------------------------------------------
 
 
-def time_left(waiting, jobs, seconds):
-    """In words; what has not run before counts as the shortest of its kind, models or notebooks, that has."""
-    known = {number: value for number, value in seconds.items() if value is not None}
-    shortest = {kind: min((known[n] for n in known if n.isdigit() == kind), default=0) for kind in (True, False)}
-    total = sum(known.get(target.number, shortest[target.number.isdigit()]) for target in waiting)
-    if not total:
-        return ""
-    word = "about" if all(target.number in known for target in waiting) else "at least"
-    return f", {word} {duration(total / min(jobs, len(waiting)))} left"
-
-
-def tell_status(config, targets, suite):
-    """One line a notebook."""
-    left = pending(config, targets)
-    models = models_for(config, left, suite)
-    targets, left = models + targets, models + left
-    for target in targets:
-        print(f"{target.title}  {state(target, target in left)}")
-    print(f"{len(targets) - len(left)} of {len(targets)} done")
+def print_status(jobs, left):
+    """One line per notebook, and per model job that is still to do."""
+    listed = [job for job in jobs if job.notebook or job in left]
+    for job in listed:
+        print(f"{job.title}: {state(job, job in left)}")
+    print(f"{len(listed) - len(left)} of {len(listed)} done")
     return 0
 
 
-def state(target, is_left):
-    """`done in 5 s`, `running: ...` with what its notebook said last, `FAILED: ...`, `out of date` or `to do`."""
-    result, progress = ROOT / target.result, (ROOT / target.stem).with_name(f".{target.number}.progress")
+def state(job, is_left):
+    """`done in 5 s`, `running: ...` with its last line, `FAILED: ...`, `out of date` or `to do`."""
+    progress, failed = job.beside(".{}.progress"), job.beside("{}.failed")
     if is_running(progress):
-        return "running: " + (progress.read_text(errors="replace").splitlines() or ["started"])[-1]
+        return "running: " + (progress.read_text(errors="replace").splitlines()[1:] or ["started"])[-1]
     if not is_left:
-        return f"done in {duration(recorded(target)['seconds'])}"
-    if result.with_suffix(".failed").exists():
-        return f"FAILED: {result.with_suffix('.failed').read_text(encoding='utf-8').splitlines()[-1].strip()}"
-    return "out of date" if result.exists() else "to do"
+        return f"done in {duration(job.record['seconds'])}"
+    if failed.exists():
+        return f"FAILED: {failed.read_text(encoding='utf-8').splitlines()[-1].strip()}"
+    return "out of date" if job.record else "to do"
 
 
 def is_running(progress):
-    """Whether the job that holds this file locked is alive."""
+    """Whether the job that keeps this file locked is alive."""
     with suppress(FileNotFoundError), open(progress) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -395,80 +324,29 @@ def is_running(progress):
     return False
 
 
-def made_from(number, parameters, identity):
-    """Changes with a notebook's code, the helpers, the settings, chosen ones too, or the data; not with its prose."""
-    try:
-        cells = json.loads((ROOT / NOTEBOOKS[number]).read_text(encoding="utf-8"))["cells"]
-        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{NOTEBOOKS[number]} is no notebook ({type(error).__name__}: {error})") from error
-    files = [*ROOT.glob("helpers/*.py"), *ROOT.glob(f"helpers/tuned/{parameters['budget']}.csv")]
-    helpers = {path.name: path.read_text(encoding="utf-8") for path in sorted(files)}
-    return digest([code, helpers, parameters, identity])
-
-
-def digest(value):
-    return sha256(json.dumps(value).encode()).hexdigest()[:12]
-
-
-def pending(config, targets):
-    """Those of `targets` whose result or figures are missing or were made from something else; 10 after others."""
-    left = [target for target in targets if not is_current(config, target)]
-    last = [target for target in targets if target.seed is None and target not in left]
-    others = [target for target in targets if target.number != "13"]
-    again = any(target in left for target in others)
-    return left + [target for target in last if again or written(target) < max(map(written, others))]
-
-
-def is_current(config, target):
-    """Whether the result was made from what there is now, and each figure is as the notebook, at any seed, left it."""
-    made_from, result = config["made_from"][target.number], recorded(target)
-    seeds = (read_result(path) for path in (ROOT / config["folder"]).glob(f"**/{target.number}.json"))
-    known = [seed.get("figures", {}).items() for seed in seeds if seed.get("made_from") == made_from]
-    if result.get("made_from") != made_from:
-        return False
-    return all(any((name, figure_digest(name)) in items for items in known) for name in result.get("figures", {}))
-
-
-def written(target):
-    return (ROOT / target.result).stat().st_mtime
-
-
-def recorded(target):
-    """What the target's result file says; nothing where there is none."""
-    return read_result(ROOT / target.result)
-
-
-def read_result(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-
-
 def report_failure(left, log):
-    """Name what failed and what was therefore left out."""
-    failed = [target for target in left if (ROOT / target.result).with_suffix(".failed").exists()]
-    for target in failed:
-        problem = (ROOT / target.result).with_suffix(".failed").read_text(encoding="utf-8")
-        print(f"FAILED: {target.title}: {problem.splitlines()[-1].strip()}")
-        if target.notebook:
-            print(f"    full traceback: {target.executed}")
+    """Name what failed and what was therefore not run."""
+    failed = [job for job in left if job.beside("{}.failed").exists()]
+    for job in failed:
+        problem = job.beside("{}.failed").read_text(encoding="utf-8")
+        print(f"FAILED: {job.title}: {problem.splitlines()[-1].strip()}")
+        if job.notebook:
+            print(f"    full traceback: {job.executed}")
     if not failed:
-        print(f"FAILED: the end of {log.relative_to(ROOT)} says")
+        print(f"FAILED: the end of {shown(log)}:")
         print("".join(f"    {line}\n" for line in log.read_text(errors="replace").splitlines()[-8:]), end="")
-    if others := [target.title for target in left if target not in failed]:
-        print(f"Not run: {', '.join(others)}")
-    print("The same command goes on from here.")
+    if others := [job.title for job in left if job not in failed]:
+        print(f"Not run: {'; '.join(others)}")
+    print("The same command resumes.")
     return 1
 
 
-def save(targets, seed):
-    """Put the outputs of the first seed's notebooks, and of 10, into `notebooks/`."""
+def save(jobs, seed):
+    """Store the outputs of the first seed's notebooks, and of those for all seeds, in `notebooks/`."""
     from save import save_outputs
 
-    chosen = [target for target in targets if target.seed in (seed, None)]
-    save_outputs([(ROOT / target.notebook, ROOT / target.executed) for target in chosen])
+    chosen = [job for job in jobs if job.notebook and job.seed in (seed, None)]
+    save_outputs([(ROOT / job.notebook, ROOT / job.executed) for job in chosen])
     print(f"Saved the outputs of {len(chosen)} notebooks in notebooks/.")
 
 

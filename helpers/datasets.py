@@ -1,0 +1,257 @@
+"""Labelled image collections: noisy and clean digits, CIFAR-10 and image folders, and lists of images to forget."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from . import paths, store
+from .data import SPLIT_SEED
+from .messages import suggestion
+
+DIGITS = {"noisy-digits": 70, "clean-digits": 0}  # standard deviation of the noise in grey levels of 0 to 255
+NAMES = (*DIGITS, "cifar10")
+CIFAR10_STATISTICS = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # document A
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Data:
+    """A labelled image collection. Images are uint8 `(N, size, size, 3)`, labels int64 `(N,)`."""
+
+    name: str  # short, for folders: "noisy-digits"
+    title: str  # for people: "noisy digits (scikit-learn)"
+    classes: tuple[str, ...]
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    identity: str  # 12 hex digits that change whenever an image or a label changes
+    flip: bool  # whether a mirrored image keeps its label
+    statistics: tuple | None = None  # (mean, std) per channel of pixels in [0, 1]; None: those of the retained images
+    files: tuple[str, ...] = ()  # of a folder: the path of each training image in it, "train/cat/7.png"
+
+
+def load_data(source="noisy-digits", *, size=32, root=None):
+    """Load the embedded digits, CIFAR-10 (downloaded, md5-checked by torchvision) or an image folder.
+
+    Args:
+        source: `noisy-digits`, `clean-digits`, `cifar10` or the path of an `ImageFolder` tree: `train/<class>/` and
+            `test/<class>/`, or one level of classes, a fifth of which becomes the test set.
+        size: side in pixels at which folder images are kept; others are scaled to it and cropped to their centre.
+        root: the folder of `cifar10`, downloaded there if it is missing; `data/` beside this package by default.
+
+    Raises:
+        ValueError: an unknown name, or a folder that cannot be used, with the reason.
+        ConnectionError: CIFAR-10 is neither here nor downloadable.
+    """
+    if source in DIGITS:
+        return _digits(source)
+    if source == "cifar10":
+        return _cifar10(Path(root or paths.ROOT / "data"))
+    return _folder(find_folder(source), size)
+
+
+def find_folder(source):
+    """The absolute path of a folder of images, relative to here or to the repository; a link keeps its own name."""
+    folder = Path(source).expanduser()
+    folder = folder if folder.is_absolute() or folder.is_dir() else paths.ROOT / folder
+    if not str(source) or not folder.is_dir():
+        raise ValueError(f"data '{source}' is unknown: use {', '.join(NAMES)} or an existing folder of images")
+    return Path(os.path.abspath(folder))  # a name, not `..`
+
+
+def _identity(*arrays):
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _digits(name):
+    """scikit-learn's 1,797 handwritten digits (8x8, 16 grey levels), enlarged to 32x32 RGB; a fifth is the test set.
+
+    The noisy ones have fixed Gaussian noise, drawn with a seed and added on the 8x8 grid, so that a network has to
+    memorise images that it cannot generalise to, as on photographs.
+    """
+    bunch, noise = load_digits(), DIGITS[name]
+    x = torch.from_numpy(bunch.images).float()[:, None] * 255 / 16
+    if noise:
+        x = (x + noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(SPLIT_SEED))).clamp(0, 255)
+    x = interpolate(x, size=32, mode="bilinear").round().to(torch.uint8)
+    x = x.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
+    train, test = train_test_split(np.arange(len(x)), test_size=0.2, random_state=SPLIT_SEED, stratify=bunch.target)
+    y = torch.from_numpy(bunch.target).long()
+    return Data(
+        name,
+        f"{'noisy' if noise else 'clean'} digits (scikit-learn)",
+        tuple(str(label) for label in bunch.target_names),
+        *(x[train], y[train], x[test], y[test]),
+        _identity(x, y, train),
+        flip=False,
+    )
+
+
+def _cifar10(root):
+    from torchvision.datasets import CIFAR10
+
+    try:
+        train, test = (CIFAR10(root, train=is_train, download=True) for is_train in (True, False))
+    except (OSError, RuntimeError) as error:
+        raise ConnectionError(
+            f"CIFAR-10 is not complete in '{root.name}/' and could not be downloaded ({error}); "
+            "connect to the internet, or put cifar-10-python.tar.gz there"
+        ) from error
+    arrays = train.data, np.array(train.targets), test.data, np.array(test.targets)
+    return Data(
+        "cifar10",
+        "CIFAR-10 (official)",
+        tuple(train.classes),
+        *(torch.from_numpy(array) for array in arrays),
+        _identity(*arrays),
+        flip=True,
+        statistics=CIFAR10_STATISTICS,
+    )
+
+
+def _folder(folder, size):
+    """An image folder, decoded once and kept as tensors under `runs/`, keyed by the bytes of its files."""
+    two_levels = (folder / "train").is_dir() and (folder / "test").is_dir()
+    classes = _classes(folder / "train" if two_levels else folder)
+    if two_levels and (test_classes := _classes(folder / "test")) != classes:
+        raise ValueError(f"'{folder.name}': train/ has classes {classes}, test/ has {test_classes}")
+    files = [
+        (file, label)
+        for part in (["train", "test"] if two_levels else ["."])
+        for label, name in enumerate(classes)
+        for file in _images(folder / part / name)
+    ]
+    identity = _identity_of_files(folder, [file for file, _ in files], size)
+
+    def decode():
+        x = torch.stack([_decode(file, size) for file, _ in files])
+        y = torch.tensor([label for _, label in files])
+        parts = [file.relative_to(folder).parts[0] for file, _ in files]
+        is_test = torch.tensor([two_levels and part == "test" for part in parts])
+        if not two_levels:
+            _, test = train_test_split(np.arange(len(y)), test_size=0.2, random_state=SPLIT_SEED, stratify=y)
+            is_test[test] = True
+        return {"x": x, "y": y, "is_test": is_test}
+
+    path = paths.RUNS / "images" / f"{folder.name}-{identity}.safetensors"
+    tensors = store.remember(path, {"identity": identity}, decode)
+    x, y, is_test = tensors["x"], tensors["y"], tensors["is_test"]
+    names = tuple(file.relative_to(folder).as_posix() for (file, _), test in zip(files, is_test.tolist()) if not test)
+    return Data(
+        f"folder-{folder.name}" if folder.name in NAMES else folder.name,
+        f"folder {folder.name}",
+        classes,
+        *(x[~is_test], y[~is_test], x[is_test], y[is_test]),
+        identity,
+        flip=True,
+        files=names,
+    )
+
+
+def _identity_of_files(folder, files, size):
+    """Twelve hex digits of names and bytes; files of the same size and time as at the last call are not read again."""
+    listing = []
+    for file in files:
+        status = file.stat()
+        listing.append((file.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
+    known = paths.RUNS / "images" / f"{folder.name}-{store.key([str(folder), size, listing])}.json"
+    if known.exists():
+        return json.loads(known.read_text())
+    digest = hashlib.sha256(f"{size}".encode())
+    for file in files:
+        digest.update(os.fsencode(file.relative_to(folder)) + file.read_bytes())
+    identity = digest.hexdigest()[:12]
+    paths.replace_text(known, json.dumps(identity))
+    return identity
+
+
+def _classes(folder):
+    classes = tuple(sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")))
+    if len(classes) < 2:
+        found = f"only '{classes[0]}'" if classes else "none"
+        raise ValueError(f"'{folder.name}' needs at least two folders of images, one a class; found {found}")
+    if strange := [name for name in classes if not name.isprintable()]:
+        raise ValueError(f"'{folder.name}': rename the class folder {strange[0]!a}: it is not printable UTF-8")
+    return classes
+
+
+def _images(folder):
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in EXTENSIONS)
+    if len(files) < 5:
+        raise ValueError(
+            f"class folder '{folder.parent.name}/{folder.name}' has {len(files)} images; it needs at least 5 "
+            f"({', '.join(EXTENSIONS)})"
+        )
+    return files
+
+
+def _decode(file, size):
+    """One image as uint8 `(size, size, 3)`: upright, any mode to RGB, the shorter side scaled to `size`, its centre."""
+    try:
+        with Image.open(file) as image:
+            if image.mode.startswith("I"):  # 16-bit grey levels: PIL's own conversion clips them to white
+                image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
+            image = ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"'{file.parent.name}/{file.name}' is not a readable image: {error}") from error
+    if image.size != (size, size):
+        scale = size / min(image.size)
+        width, height = (max(size, round(side * scale)) for side in image.size)
+        left, top = (width - size) // 2, (height - size) // 2
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = image.crop((left, top, left + size, top + size))
+    return torch.from_numpy(np.array(image))
+
+
+def read_forget_list(path, data):
+    """The training images that a text file names, one per line, as sorted int64 indices `(n,)`.
+
+    A line is an index into the training images or, for a folder of images, a file's path in it. Blank lines and lines
+    that begin with # are skipped; an image that is named twice counts once.
+
+    Raises:
+        ValueError: a line that names no training image, with its number; an empty list.
+    """
+    place = {name: i for i, name in enumerate(data.files)}
+    chosen = set()
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1):
+        word = line.strip()
+        if not word or (word.startswith("#") and word not in place):
+            continue
+        index = place.get(word, int(word) if word.isascii() and word.isdigit() else -1)
+        if not 0 <= index < len(data.train_y):
+            hint = suggestion(word, place)
+            example = f" or a path like {data.files[0]}" if place else ""
+            raise ValueError(
+                f"{Path(path).name}, line {number}: '{word}' is no training image of {data.title}: use an index from "
+                f"0 to {len(data.train_y) - 1}{example}{hint}"
+            )
+        chosen.add(index)
+    if not chosen:
+        raise ValueError(f"{Path(path).name} names no image")
+    return torch.tensor(sorted(chosen))
+
+
+def subset(data, images):
+    """`data` cut to a random `images` training and test images; all of them for None, or where there are no more."""
+    if images is None or max(len(data.train_y), len(data.test_y)) <= images:
+        return data
+    rng = np.random.default_rng(SPLIT_SEED)
+    train, test = (torch.from_numpy(rng.permutation(len(y))[:images]) for y in (data.train_y, data.test_y))
+    cut = {"train_x": data.train_x[train], "train_y": data.train_y[train]}
+    cut |= {"test_x": data.test_x[test], "test_y": data.test_y[test]}
+    return replace(data, **cut, identity=f"{data.identity}-{images}")

@@ -1,0 +1,87 @@
+"""A summary for people who requested removal: what was forgotten, how it was checked, and what is not guaranteed."""
+
+import hashlib
+from math import isnan
+
+from ..metrics import js_distance
+from .rows import tidy
+
+NOT_GUARANTEED = (
+    "That no trace is left: no check of a model can show that. Only training again without the images is exact.",
+    "That a stronger attack than the one above, or one with access to the model before, finds nothing.",
+    "Anything about near-duplicates that were retained, or about other images like the forgotten ones.",
+    "Anything about backups, logs, earlier versions of the model or models made from them.",
+    "That another seed gives the same result: the floor comes from one pair of retrained models.",
+)
+
+
+def certificate(e, run):
+    """Markdown: what `run` of the experiment `e` should have forgotten, how that was checked, against which floor.
+
+    Raises:
+        ValueError: the preset trains no second Gold, so there is no floor; or `run` diverged, is not the result of a
+            method, or did not start from Original.
+    """
+    if e.preset["golds"] < 2:
+        raise ValueError(f"preset {e.preset_name} has no second Gold: without a floor there is nothing to certify")
+    if run.diverged:
+        raise ValueError(f"{run.name} diverged: there is no model to certify")
+    if run.kind != "method":
+        raise ValueError(f"{run.name} is not the result of a method")
+    if run.made_with["start"] != e.original().id:
+        raise ValueError(f"{run.name} started from the result of another method: certify one with start = 'fresh'")
+    index = e.split.forget.index.cpu().sort().values
+    listed = hashlib.sha256("\n".join(map(str, index.tolist())).encode()).hexdigest()
+    share = 100 * run.cost["images"] / e.gold().cost["images"]
+    made = run.environment
+    lines = [
+        f"# What was forgotten by {run.name}",
+        f"- **Images**: {len(index):,} of {len(e.split.train.index):,} training images of {e.data.title} (identity "
+        f"{e.data.identity}); SHA-256 of their sorted indices, one per line: `{listed}`",
+        f"- **How**: {run.name} with {in_words(run.settings)}, from a model trained on all images; seed {e.seed}, "
+        f"preset {e.preset_name}; {run.cost['images']:,} images processed, {share:.1f} % of retraining's",
+        f"- **Machine**: {made['device']}, {made['threads']} thread{'s' * (made['threads'] != 1)}, {made['precision']}",
+        "",
+        "## How it was checked",
+        "",
+        "By comparison with Gold, a model retrained without these images. The floor is the difference between Gold and",
+        "a second retrained model; a difference above the floor is a trace that this check can see.",
+        "",
+        "| check | before | now | Gold | difference | floor | within |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | :---: |",
+        *(row(*check) for check in checks(e, run)),
+        "",
+        "## What is not guaranteed",
+        "",
+        *(f"- {line}" for line in NOT_GUARANTEED),
+    ]
+    return "\n".join(lines)
+
+
+def in_words(settings):
+    """The settings of a method in words."""
+    return ", ".join(f"{name} = {value}" for name, value in settings.items()) or "no settings"
+
+
+def checks(e, run):
+    """For each check: its title and the values of Original, of `run`, of Gold and of the second Gold."""
+    models, table = [e.original(), run, e.gold(1), e.gold(2)], tidy([e], [run])
+    test = e.scenario.test
+    for title, name, metric in (
+        ("accuracy on the forgotten images, %", "forget", "accuracy"),
+        (f"accuracy on the set {test}, %", test, "accuracy"),
+        ("attack: forgotten or never seen? (0.5 = chance)", "forget", "kit MIA"),
+    ):
+        found = table[(table.set == name) & (table.metric == metric)].set_index("method").value
+        yield title, *(found[model.name] for model in models)
+    logits = [model.logits[e.scenario.compared] for model in models]
+    distances = [js_distance(values, logits[2]).mean().item() for values in logits]
+    yield "Jensen-Shannon distance of the predictions to Gold's", *distances
+
+
+def row(title, before, now, gold, second):
+    """One line of the table; a difference of at most the floor is within it. NaN: it could not be measured."""
+    difference, floor = abs(now - gold), abs(second - gold)
+    values = ["not measurable" if isnan(value) else f"{value:.3f}" for value in (before, now, gold, difference, floor)]
+    within = "not measurable" if isnan(difference + floor) else "yes" if difference <= floor else "no"
+    return f"| {title} | {' | '.join(values)} | {within} |"

@@ -1,0 +1,56 @@
+"""Warnings about results that look like success or like a mystery, computed from tidy results (`rows.tidy`)."""
+
+from ..scenario import SCENARIOS
+
+LEAST = 0.5  # points below which a difference counts as none, however close the two Golds are
+COLLAPSED, UNCHANGED = "collapsed", "no measurable change"
+NOTHING_TO_FORGET = "Original is within the floor: there is nothing to forget here."
+NOT_KNOWN_BETTER = "Original is no better on the forgotten images than on unseen ones: there is nothing to forget here."
+
+
+def is_collapsed(largest_class, retain_accuracy, classes):
+    """Whether a model predicts one class for over 90 % of the images, or is hardly better than chance on retained ones.
+
+    Args:
+        largest_class: the share of test images that is predicted as one class, percent.
+        retain_accuracy: percent.
+        classes: how many there are; chance is 1 / classes, and twice that is the limit.
+    """
+    return largest_class > 90 or retain_accuracy < 200 / classes
+
+
+def accuracies(results):
+    """Mean accuracy over seeds, one row per model and one column per set, of one scenario's results."""
+    rows = results[results.metric == "accuracy"]
+    return rows.pivot_table(index="method", columns="set", values="value", aggfunc="mean", sort=False)
+
+
+def method_flags(results):
+    """`{method: flag}` of one scenario's methods: collapsed, or no measurable change.
+
+    A method has changed nothing measurable if no accuracy has moved from Original's by more than the floor, which is
+    the distance of the two Golds on that set, or `LEAST`. A collapse is a failure, whatever the forget accuracy.
+    """
+    names = dict.fromkeys(results.method[results.kind == "method"])
+    collapsed = set(results.method[results.metric == COLLAPSED])
+    table = accuracies(results)
+    floor = (table.loc["Gold 2"] - table.loc["Gold"]).abs().clip(lower=LEAST) if "Gold 2" in table.index else LEAST
+    found = {}
+    for name in names:
+        if name in collapsed:
+            found[name] = COLLAPSED
+        elif name in table.index and ((table.loc[name] - table.loc["Original"]).abs() <= floor).all():
+            found[name] = UNCHANGED
+    return found
+
+
+def scenario_flags(results, scenario):
+    """Statements about one scenario of a run as a whole: is there anything to forget?"""
+    table, s = accuracies(results), SCENARIOS[scenario]
+    gap = table.sub(table.loc["Gold"])[list(s.gap)].abs().mean(axis=1)
+    statements = []
+    if "Gold 2" in gap.index and gap["Original"] <= gap["Gold 2"]:
+        statements.append(NOTHING_TO_FORGET)
+    if table.loc["Original", "forget"] <= table.loc["Original", s.unseen]:
+        statements.append(NOT_KNOWN_BETTER)
+    return statements

@@ -1,0 +1,230 @@
+"""The tables and sentences of an audit with shadow models, from the rows of `audit.battery.Battery.table`."""
+
+import numpy as np
+import pandas as pd
+
+from .statistics import format_ci, half_width, interval, pair_interval, paired_tests
+from .tables import group_of
+
+COLUMNS = ["scenario", "seed", "shadow", "kind", "method", "metric", "value"]
+ENSEMBLE = -1  # in the column `shadow`: measured on all shadows together
+JSD = "JSD to Gold"
+BOARD = {  # heading: (metric, digits)
+    "average gap": ("average gap", 2),
+    "UA": ("UA", 1),
+    "RA": ("RA", 1),
+    "TA": ("TA", 1),
+    "MIA": ("MIA", 1),
+    JSD: (JSD, 3),
+    "RMIA AUC": ("RMIA AUC", 3),
+    "U-LiRA AUC": ("U-LiRA AUC", 3),
+    "forgetting quality": ("forgetting quality", 3),
+    "KLOM, P95": ("KLOM, P95", 2),
+    "ToW": ("ToW", 3),
+    "% of retraining": ("images, % of retraining", 1),
+}
+ATTACKS = {  # metrics of one model: the least unit of the heat map's colours
+    "UA": 0.5,
+    "RA": 0.5,
+    "TA": 0.5,
+    "MIA": 0.5,
+    "MIA, correctness": 0.5,
+    "MIA, entropy": 0.5,
+    "MIA, modified entropy": 0.5,
+    "MIA, probabilities": 0.5,
+    "kit MIA": 0.005,
+    "RMIA AUC": 0.005,
+    "RMIA TPR at 1 % FPR": 0.005,
+    "Streisand KS": 0.005,
+    "Streisand AUC": 0.005,
+    "ZRF": 0.005,
+}
+COST = "images, % of retraining"
+TUNED_ON_GOLD = {"cifar10": ("Margin matching",)}  # data: methods of which a part was chosen by the gap to Gold on them
+
+
+def aggregate(table, scenario):
+    """Means and half-widths of 95 % intervals over the replicates of one scenario, indexed by (method, metric).
+
+    The method `Gold` is the mean over Golds with its interval over them; `floor` is the distance of two Golds with the
+    interval of `pair_interval`, or of `interval` over the seeds if there are several. A half-width is NaN below three
+    values. All replicates share the Golds and the retained images, and two of them have complementary targets: the
+    intervals are those of other forget sets and trainings, given these Golds and these images.
+    """
+    part = table[(table.scenario == scenario) & (table.metric != "diverged")]
+    on_golds = part[(part.kind == "gold") & (part.shadow != ENSEMBLE)]
+    golds = on_golds.groupby(["seed", "method", "metric"], sort=False).value.mean().reset_index()
+    others = part[~part.kind.isin(["gold", "pair"])]
+    ensemble = part[(part.kind == "gold") & (part.shadow == ENSEMBLE)]
+    values = pd.concat([others, ensemble, golds.assign(method="Gold")])
+    stats = values.groupby(["method", "metric"], sort=False).value.agg(["mean", "std", "count"])
+    stats = stats.assign(half=half_width(stats))
+    stats = stats.assign(half=stats.half.where(stats["count"] > 2))
+    pairs = part[part.kind == "pair"]
+    floor = {("floor", metric): floor_of(rows) for metric, rows in pairs.groupby("metric", sort=False)}
+    floor = pd.DataFrame([{"mean": f["mean"], "half": f["high"] - f["mean"]} for f in floor.values()],
+                         index=pd.MultiIndex.from_tuples(floor, names=stats.index.names))  # fmt: skip
+    return pd.concat([stats[["mean", "half"]], floor])
+
+
+def floor_of(pairs):
+    """The floor from the rows of all pairs of Golds: `mean`, `low` and `high`, see `aggregate`."""
+    by_seed = [pair_interval(rows.value) for _, rows in pairs.groupby("seed", sort=False)]
+    if len(by_seed) == 1:
+        return by_seed[0]
+    return dict(zip(("mean", "low", "high"), interval([found["mean"] for found in by_seed])))
+
+
+def floors(table):
+    """The floor of the average gap of each scenario: {scenario: {`mean`, `low`, `high`}}."""
+    pairs = table[(table.kind == "pair") & (table.metric == "average gap")]
+    return {scenario: floor_of(part) for scenario, part in pairs.groupby("scenario", sort=False)}
+
+
+def ranked_methods(table, scenario):
+    """The methods that did not diverge, the smallest average gap first."""
+    part = table[(table.scenario == scenario) & (table.kind == "method")]
+    part = part[(part.metric == "average gap") & ~part.method.isin(diverged(table, scenario))]
+    return list(part.groupby("method", sort=False).value.mean().sort_values().index)
+
+
+def diverged(table, scenario):
+    """The methods that diverged on some shadow."""
+    return list(dict.fromkeys(table[(table.scenario == scenario) & (table.metric == "diverged")].method))
+
+
+def label(method, data):
+    """A method's name, with a note if a part of it was chosen by the gap to Gold on these data."""
+    return f"{method} (tuned on Gold)" if method in TUNED_ON_GOLD.get(data, ()) else method
+
+
+def leaderboard(table, scenario, data=""):
+    """Mean ± half the 95 % interval of Original, Gold (its distances are the floor) and the methods by average gap.
+
+    A metric that was not measured has no column; a method that diverged has the word in its first cell.
+
+    Args:
+        data: the name of the data, see `label`.
+    """
+    stats, rows = aggregate(table, scenario), {}
+    for method in ("Original", "Gold", *ranked_methods(table, scenario)):
+        sources = (method, "floor") if method == "Gold" else (method,)
+        rows[method] = {
+            heading: format_ci(*stats.loc[measured[0], ["mean", "half"]], digits)
+            for heading, (metric, digits) in BOARD.items()
+            if (measured := [(source, metric) for source in sources if (source, metric) in stats.index])
+        }
+    rows |= {method: {"average gap": "diverged"} for method in diverged(table, scenario)}
+    rows = {label(method, data): row for method, row in rows.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(BOARD)).dropna(axis=1, how="all").fillna("")
+
+
+def heatmap_data(table, scenario):
+    """The arguments of `plots.battery`: the mean of each attack on one model, and the unit of its colours.
+
+    Rows: Original, Gold, the methods in the order of `table`. The unit is the floor, but at least that in `ATTACKS`: a
+    few Golds may agree exactly.
+    """
+    stats, ranked = aggregate(table, scenario)["mean"], ranked_methods(table, scenario)
+    means = stats.unstack("metric")[list(ATTACKS)]
+    methods = [method for method in dict.fromkeys(table.method) if method in ranked]
+    return means.loc[["Original", "Gold", *methods]], means.loc["floor"].clip(lower=pd.Series(ATTACKS))
+
+
+def board_points(table):
+    """The argument of `plots.gap_against_cost`, like `tables.gap_points`, of the average gap; `Gold 2` is the floor."""
+    parts = []
+    for scenario in dict.fromkeys(table.scenario):
+        stats = aggregate(table, scenario)
+        gap, cost = (stats.xs(metric, level="metric") for metric in ("average gap", COST))
+        kinds = {"Original": "original", "floor": "gold"}
+        part = pd.DataFrame({
+            "scenario": scenario,
+            "kind": [kinds.get(method, "method") for method in gap.index],
+            "method": gap.index,
+            "gap": gap["mean"],
+            "low": (gap["mean"] - gap.half).clip(lower=0),
+            "high": gap["mean"] + gap.half,
+            "cost": cost["mean"].reindex(gap.index),
+        })  # fmt: skip
+        part.insert(3, "group", [group_of(*key) for key in zip(part.kind, part.method)])
+        parts.append(part.replace({"method": {"floor": "Gold 2"}}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def replicates(table, scenario, metric):
+    """The argument of `statistics.paired_tests`: one row per seed and shadow, one column per model."""
+    part = table[(table.scenario == scenario) & (table.metric == metric) & (table.shadow != ENSEMBLE)]
+    part = part[part.kind != "gold"]
+    return part.pivot_table(index=["seed", "shadow"], columns="method", values="value", sort=False)
+
+
+def paired(table, scenario, metric="average gap"):
+    """`paired_tests` over the shadows, of each method against the one with the smallest mean.
+
+    The p-values are adjusted for all pairs of methods, since the same numbers chose that one.
+    """
+    values = replicates(table, scenario, metric)[ranked_methods(table, scenario)]
+    best = values.mean().idxmin()
+    tests = paired_tests(values[[name for name in values if name != best] + [best]])  # best is never first
+    return tests[tests.second == best].reset_index(drop=True)
+
+
+# --- sentences ----------------------------------------------------------------------------------------------------
+
+
+def conclusions(table, data="", max_cost=10.0):
+    """Markdown: for each scenario which method is nearest to Gold by average gap and by JSD, and what U-LiRA finds.
+
+    Args:
+        data: the name of the data, see `label`.
+        max_cost: percent of retraining; the best method that costs no more is named too.
+    """
+    lines = []
+    for scenario in dict.fromkeys(table.scenario):
+        lines += [nearest_line(table, scenario, *metric, data, max_cost) for metric in (("average gap", 2), (JSD, 3))]
+        lines.append(u_lira_line(table, scenario, data))
+    return "\n".join(lines)
+
+
+def nearest_line(table, scenario, metric, digits, data, max_cost):
+    """Which method has the smallest value of `metric`, beside the floor, at which cost, and who is not different."""
+    stats, methods = aggregate(table, scenario), ranked_methods(table, scenario)
+
+    def shown(name):
+        return format_ci(stats["mean"][name, metric], stats.half[name, metric], digits)
+
+    found, cost = (stats["mean"].xs(name, level="metric")[methods] for name in (metric, COST))
+    best, floor, original = found.idxmin(), stats["mean"]["floor", metric], stats["mean"]["Original", metric]
+    high = floor + np.nan_to_num(stats.half["floor", metric])
+    references = f"Original {original:.{digits}f}"
+    if metric == JSD:
+        references += f", a uniform prediction {stats['mean']['uniform', metric]:.{digits}f}"
+    tests = paired(table, scenario, metric)
+    equal = [f"**{label(name, data)}**" for name in tests["first"][tests["p (Holm)"] >= 0.05]]
+    line = (
+        f"- {scenario}, {metric}: **{label(best, data)}** has the smallest, {shown(best)} at {cost[best]:.1f} % of "
+        f"retraining, {'within' if found[best] <= high else 'above'} the floor's interval, {shown('floor')} "
+        f"({references}). Not significantly different (paired t, Holm): {', '.join(equal) or 'none'}."
+    )
+    affordable = found[cost <= max_cost]
+    if cost[best] > max_cost and len(affordable):
+        cheap = affordable.idxmin()
+        line += f" At no more than {max_cost:g} %: **{label(cheap, data)}**, {shown(cheap)}."
+    if original <= high:
+        line += " Original, untouched, is within it too: here this measure proves nothing."
+    return line
+
+
+def u_lira_line(table, scenario, data):
+    """Which method U-LiRA separates least from models that never saw the images, and whether it works here at all."""
+    auc = aggregate(table, scenario)["mean"].xs("U-LiRA AUC", level="metric")
+    best = auc[ranked_methods(table, scenario)].sub(0.5).abs().idxmin()
+    golds = f", Golds {auc['Gold']:.3f}" if "Gold" in auc else ""
+    line = (
+        f"- {scenario}, U-LiRA: **{label(best, data)}** is nearest to chance with an AUC of {auc[best]:.3f} "
+        f"(Original {auc['Original']:.3f}{golds})."
+    )
+    if abs(auc["Original"] - 0.5) < 0.05:
+        line += " It hardly finds the members of the untouched Original either: here it proves nothing."
+    return line

@@ -1,0 +1,142 @@
+"""The two tables from which all others are made: measurements in tidy form, and one row per run."""
+
+import json
+
+import pandas as pd
+
+from ..metrics import measure, predicted_shares
+from .flags import COLLAPSED, is_collapsed
+
+COLUMNS = ["run", "scenario", "seed", "kind", "method", "epoch", "set", "metric", "value"]
+BY_EPOCH = ("tracked accuracy", "tracked images", "loss", "s")  # metrics of epochs; all others are of finished models
+OTHER_DATA = "settings for other data"
+RUN_COLUMNS = [
+    "run",
+    "data",
+    "identity",
+    "preset",
+    "start",
+    "scenario",
+    "seed",
+    "kind",
+    "method",
+    "settings",
+    "settings_origin",
+    "model",
+    "device",
+    "threads",
+    "precision",
+    "torch",
+    "torchvision",
+    "timm",
+    "python",
+    "seconds",
+    "steps",
+    "images",
+    "diverged",
+]
+
+
+def tidy(suite, runs):
+    """All measurements as one table: one row per value, of Original, the Golds and `runs` of each experiment.
+
+    Columns: `COLUMNS`. `kind` is original, gold or method. Metrics of `BY_EPOCH` have a row per epoch: tracked ones are
+    of part of a set, whose size is in `tracked images`. The others are of the finished model, and their epoch is its
+    number of epochs: accuracy, retain-forget gap and gap to Gold in percent or points, entropy (nats), JSD to Gold,
+    kit MIA, the share of the test images that is predicted as one class (`largest class`, percent), and the cost in
+    seconds, steps and images, also as `% of retraining`. A method that diverged has one row, with the metric
+    `diverged`. `collapsed` marks a collapsed model, `settings for other data` settings that were chosen for other data.
+
+    Args:
+        suite: experiments, of several scenarios or seeds.
+        runs: what `Experiment.unlearn` returned, of any of them; the order is kept.
+    """
+    rows = [
+        pd.DataFrame(rows_of(e, run), columns=["epoch", "set", "metric", "value"]).assign(
+            run=run.id, scenario=run.scenario, seed=run.seed, kind=run.kind, method=run.name
+        )
+        for e in suite
+        for run in with_references(e, runs)
+    ]
+    return pd.concat(rows, ignore_index=True)[COLUMNS]
+
+
+def with_references(e, runs):
+    """Original, the Golds and those of `runs` that are of this experiment."""
+    own = [run for run in runs if (run.scenario, run.seed) == (e.scenario.name, e.seed)]
+    return [e.original(), *e.golds(), *own]
+
+
+def rows_of(e, run):
+    """(epoch, set, metric, value) of one run."""
+    if run.diverged:
+        return [(0, "", "diverged", 1.0)]
+    rows = [
+        (entry["epoch"], name, "tracked accuracy", value)
+        for entry in run.history
+        for name, value in entry.get("tracked", {}).items()
+    ]
+    if rows:
+        rows += [(0, name, "tracked images", float(len(batches.index))) for name, batches in e.tracked.items()]
+    rows += [
+        (entry["epoch"], "", metric, entry[metric])
+        for entry in run.history
+        for metric in ("loss", "s")
+        if metric in entry
+    ]
+    measured = measure(run.logits, e.split, e.gold().logits)
+    rows += [(run.epochs, row.set, row.metric, row.value) for row in measured.itertuples()]
+    test = e.scenario.test
+    largest = predicted_shares(run.logits[test]).max()
+    rows.append((run.epochs, test, "largest class", largest))
+    retain = next(value for _, name, metric, value in rows if (name, metric) == ("retain", "accuracy"))
+    if is_collapsed(largest, retain, len(e.data.classes)):
+        rows.append((run.epochs, "", COLLAPSED, 1.0))
+    for unit, value in run.cost.items():
+        rows.append((run.epochs, "", unit, value))
+        rows.append((run.epochs, "", f"{unit}, % of retraining", 100 * value / e.gold().cost[unit]))
+    if made_for_other_data(e, run):
+        rows.append((run.epochs, "", OTHER_DATA, 1.0))
+    return rows
+
+
+def made_for_other_data(e, run):
+    """The name of the data for which the preset's settings of this run were chosen, if these are other data; or ''."""
+    if run.kind != "method" or run.settings_origin != e.settings_origin(run.name):
+        return ""
+    parts = (part for part in ("methods", "published") if e.preset[part].get(run.name))
+    chosen_for = next((e.preset["written_for"][part] for part in parts), e.data.name)
+    return chosen_for if chosen_for != e.data.name else ""
+
+
+def run_rows(suite, runs):
+    """One row per run: what determined it, where its settings come from, where it was made, what it cost.
+
+    Columns: `RUN_COLUMNS`; `run` is the key by which other tables refer to it, `settings` is JSON, and `images` counts
+    all that a model processed, with repetition. The same runs give the same bytes: rows and settings are sorted.
+    """
+    rows = {run.id: run_row(e, run) for e in suite for run in with_references(e, runs)}
+    table = pd.DataFrame(rows.values(), columns=RUN_COLUMNS)
+    return table.sort_values(["scenario", "seed", "kind", "method", "run"], ignore_index=True)
+
+
+def run_row(e, run):
+    """The row of one run, `{column: value}`."""
+    environment = ("device", "threads", "precision", "torch", "torchvision", "timm", "python")
+    return {
+        "run": run.id,
+        "data": e.data.name,
+        "identity": e.data.identity,
+        "preset": e.preset_name,
+        "start": e.start,
+        "scenario": run.scenario,
+        "seed": run.seed,
+        "kind": run.kind,
+        "method": run.name,
+        "settings": json.dumps(run.settings, sort_keys=True),
+        "settings_origin": run.settings_origin,
+        "model": e.preset["model"]["name"],
+        **{name: run.environment[name] for name in environment},
+        **{unit: run.cost.get(unit) for unit in ("seconds", "steps", "images")},
+        "diverged": run.diverged,
+    }

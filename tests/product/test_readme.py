@@ -1,0 +1,54 @@
+"""README.md and the pages beside it: tables are those of the committed results, links and options exist."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.parameters import PARAMETERS
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "workflow"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ["README.md", "notebooks/results.md", "notebooks/glossary.md", "helpers/README.md", "workflow/README.md"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "notebooks/results.md"])
+def test_tables_are_those_of_the_results(page):
+    """`workflow/readme.py` changes nothing, and both scenarios have rows."""
+    import readme
+
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert readme.with_tables(page, text, *readme.measured()) == text
+    assert text.count("| Gold |") >= 2 and text.count("<!-- board ") == 2
+
+
+def test_an_unknown_marker_is_reported():
+    import readme
+
+    with pytest.raises(ValueError, match="unknown marker <!-- boad random -->"):
+        readme.with_tables("README.md", "<!-- boad random -->\n<!-- end -->", *readme.measured())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    """Each relative link and picture is a file or a folder of the repository."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)#\s]+)", text) if ":" not in target]
+    missing = [target for target in targets if not ((ROOT / page).parent / target).exists()]
+    assert not missing
+
+
+def test_every_option_of_the_readme_exists():
+    """Options that the README names are those of the parameters or of the command line."""
+    options = set(re.findall(r"`[^`]*?(--[a-z-]+)", README))
+    known = {parameter.option for parameter in PARAMETERS.values()}
+    source = (ROOT / "workflow" / "suite.py").read_text(encoding="utf-8")
+    assert options and not [option for option in options if option not in known and f'"{option}"' not in source]
+
+
+def test_readme_is_short():
+    """At most 1,500 words outside tables and 200 lines: more is read by nobody."""
+    words = sum(len(line.split()) for line in README.splitlines() if not line.startswith("|"))
+    assert words <= 1500 and len(README.splitlines()) <= 200

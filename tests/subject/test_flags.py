@@ -1,0 +1,73 @@
+"""Flags of results: nothing to forget, no measurable change, collapsed, Original no better than on unseen images."""
+
+import pandas as pd
+import pytest
+
+from helpers.results.flags import (
+    COLLAPSED,
+    NOT_KNOWN_BETTER,
+    NOTHING_TO_FORGET,
+    UNCHANGED,
+    is_collapsed,
+    method_flags,
+    scenario_flags,
+)
+from helpers.results.tables import run_lines, table
+
+MODELS = {  # accuracies on retain, forget and test images
+    "Original": (99.0, 99.0, 80.0),
+    "Gold": (99.0, 81.0, 80.0),
+    "Gold 2": (98.8, 82.0, 79.5),
+    "Nothing": (99.0, 98.2, 80.3),
+    "Something": (98.0, 90.0, 78.0),
+    "Wreck": (11.0, 9.0, 10.0),
+}
+
+
+def results(**changes):
+    """Tidy results of the random scenario with these models, `changes` over them."""
+    rows = []
+    for method, values in {**MODELS, **changes}.items():
+        kind = {"O": "original", "G": "gold"}.get(method[0], "method")
+        accuracies = dict(zip(("retain", "forget", "test"), values))
+        rows += [(kind, method, name, "accuracy", value) for name, value in accuracies.items()]
+        gold = dict(zip(("retain", "forget", "test"), {**MODELS, **changes}["Gold"]))
+        rows += [(kind, method, name, "gap to Gold", abs(value - gold[name])) for name, value in accuracies.items()]
+        rows.append((kind, method, "", "images, % of retraining", 10.0))
+    rows.append(("method", "Wreck", "", COLLAPSED, 1.0))
+    table = pd.DataFrame(rows, columns=["kind", "method", "set", "metric", "value"])
+    return table.assign(run="", scenario="random", seed=0, epoch=1)
+
+
+def test_a_method_within_the_floor_of_original_has_changed_nothing_measurable():
+    """Forget accuracy has moved by 0.8 points where two Golds differ by 1; the others by less than half a point."""
+    assert method_flags(results()) == {"Nothing": UNCHANGED, "Wreck": COLLAPSED}
+    assert "Nothing" not in method_flags(results(Nothing=(99.0, 97.9, 80.3)))
+    assert "Nothing" not in method_flags(results(Nothing=(98.4, 98.2, 80.3)))
+
+
+@pytest.mark.parametrize(
+    ("largest", "retain", "classes", "expected"),
+    [(90.0, 99.0, 10, False), (90.1, 99.0, 10, True), (40.0, 19.9, 10, True), (40.0, 20.0, 10, False)],
+)
+def test_one_class_for_nearly_everything_or_chance_is_a_collapse(largest, retain, classes, expected):
+    assert is_collapsed(largest, retain, classes) == expected
+
+
+def test_a_run_in_which_there_is_nothing_to_forget_says_so():
+    assert scenario_flags(results(), "random") == []
+    assert scenario_flags(results(Original=(99.0, 81.5, 80.0)), "random") == [NOTHING_TO_FORGET]
+    memory = results(Original=(99.0, 79.0, 80.0))
+    assert NOT_KNOWN_BETTER in scenario_flags(memory, "random")
+
+
+def test_flags_stand_in_table_and_lines():
+    """A wreck's low forget accuracy is no success anywhere."""
+    assert table(results(), "random").flag.to_dict() == {
+        **dict.fromkeys(MODELS, ""),
+        "Nothing": UNCHANGED,
+        "Wreck": COLLAPSED,
+    }
+    [wreck] = [line for line in run_lines(results()) if "Wreck" in line]
+    assert f"**{COLLAPSED}**" in wreck
+    assert run_lines(results(Original=(99.0, 81.5, 80.0)))[0] == f"- random: **{NOTHING_TO_FORGET}**"

@@ -1,0 +1,61 @@
+"""Name and identity of a run's data, and whether its parameters fit them. A process of its own, since it needs torch.
+
+`python workflow/facts.py '{"data": ..., ...}'` prints `{"name", "title", "identity", "parameters"}` as JSON; with the
+word `fetch` it also downloads the weights that the preset names.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from helpers.datasets import find_folder, load_data, read_forget_list
+from helpers.experiment import Experiment
+from helpers.parameters import checked
+
+
+def main():
+    try:
+        print(json.dumps(find_facts(json.loads(sys.argv[1]), fetch="fetch" in sys.argv[2:])))
+    except (ValueError, ConnectionError, OSError) as error:
+        sys.exit(" ".join(str(error).split()))
+
+
+def find_facts(parameters, fetch=False):
+    """The facts of a run; parameters come back with absolute paths, since jobs run in other folders.
+
+    Raises:
+        ValueError: the data cannot be used, or a parameter does not fit them.
+        ConnectionError: data or weights could not be downloaded.
+    """
+    identity = []
+    if parameters["forget_list"]:
+        path = Path(parameters["forget_list"]).expanduser().absolute()
+        identity, parameters["forget_list"] = [hashlib.sha256(path.read_bytes()).hexdigest()], str(path)
+    suite = open_experiments({**parameters, "seed": 0})
+    for experiment in suite * fetch:
+        experiment.fetch()
+    data = suite[0].data
+    if data.files:
+        parameters["data"] = str(find_folder(parameters["data"]))
+    return {
+        "name": data.name,
+        "title": data.title,
+        "identity": [*sorted({e.data.identity for e in suite}), *identity],
+        "parameters": parameters,
+    }
+
+
+def open_experiments(parameters):
+    """One `Experiment` per scenario of the notebooks' parameters."""
+    values = checked(parameters)
+    data = load_data(values.pop("data"), size=values["image_size"] or 32)
+    scenarios, listed = values.pop("scenarios"), values.pop("forget_list")
+    index = read_forget_list(listed, data) if listed else None
+    return [Experiment(data, name, **values, forget_index=index if name == "random" else None) for name in scenarios]
+
+
+if __name__ == "__main__":
+    main()
