@@ -7,7 +7,7 @@ import math
 import os
 import threading
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import ipywidgets as widgets
 import numpy as np
@@ -17,7 +17,6 @@ from IPython import get_ipython
 from IPython.display import display
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from . import notebook, plots, store
 from .datasets import DIGITS, load_data
@@ -35,9 +34,8 @@ def watched():
     """Whether a person sees this kernel's widgets: in JupyterLab and Voila yes, under papermill or nbconvert no."""
     kernel = getattr(get_ipython(), "kernel", None)
     accepts_input = getattr(kernel, "_allow_stdin", False)  # false for a client that executes without a person
-    return "UNLEARNING_PROGRESS" not in os.environ and (
-        accepts_input or os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
-    )
+    in_voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+    return "UNLEARNING_PROGRESS" not in os.environ and (accepts_input or in_voila)
 
 
 def explore(suite):
@@ -78,7 +76,6 @@ class Results:
         self.experiment = experiment
         self.runs = {run.name: run for run in experiment.finished()}
         self.methods = [name for name, run in self.runs.items() if run.kind == "method" and not run.diverged]
-        self.embeddings = {}
 
     @cached_property
     def points(self):
@@ -88,13 +85,11 @@ class Results:
 
     def embedding(self, name):
         """The t-SNE of a model's panel, stored under `runs/`."""
-        if name not in self.embeddings:
-            run = self.runs[name]
-            path = self.experiment.folder / "tsne" / f"{run.id}.safetensors"
-            settings = {"features": run.features.double().sum().item()}
-            stored = store.remember(path, settings, lambda: {"points": torch.from_numpy(plots.embed(run.features))})
-            self.embeddings[name] = stored["points"].numpy()
-        return self.embeddings[name]
+        run = self.runs[name]
+        path = self.experiment.folder / "tsne" / f"{run.id}.safetensors"
+        settings = {"features": run.features.double().sum().item()}
+        stored = store.remember(path, settings, lambda: {"points": torch.from_numpy(plots.embed(run.features))})
+        return stored["points"].numpy()
 
 
 @dataclass
@@ -173,39 +168,38 @@ def loss_panels(figure, view):
     sets = "forget", view.scenario.unseen
     y = {name: view.results.experiment.split.sets[name].y.cpu() for name in sets}
     values = {run.name: {name: losses(run.logits[name], y[name]) for name in sets} for run in view.three}
-    plots.loss_histograms(values, *sets, axes=figure.subplots(1, 3, sharey=True))
+    plots.loss_histograms(values, view.scenario.unseen, figure.subplots(1, 3, sharey=True))
     medians = {name: " and ".join(f"{np.median(both[part]):.2g}" for part in sets) for name, both in values.items()}
     words = ", ".join(f"{name} {pair}" for name, pair in medians.items())
     return f"Median loss on forgotten and unseen images, nats: {words}"
 
 
-def one_image(view):
-    """A forgotten image and three models' predictions; the first is the one on which method and Gold differ most."""
+def one_image(figure, view):
+    """A forgotten image and three models' predictions; the first is the one on which method and Gold differ most.
+
+    Of many classes, the ten that are most probable under one of the models are shown.
+    """
     e, (_, gold, method) = view.results.experiment, view.three
     distances = js_distance(view.logits(method), view.logits(gold))
     chosen = distances.argsort(descending=True, stable=True)[view.image % len(distances)].item()
     batches, classes = e.split.sets[view.scenario.compared], e.data.classes
     index = batches.index[chosen].item()
-    bars, predicted = "", []
-    for run, color in zip(view.three, (plots.ORIGINAL, plots.GOLD, plots.METHOD)):
-        p = view.logits(run)[chosen].double().softmax(0).tolist()
-        rows = "".join(BAR.format(name=html.escape(n), color=color, width=100 * v, value=v) for n, v in zip(classes, p))
-        name = f"<caption><b>{html.escape(run.name)}</b></caption>"
-        bars += f'<table style="margin: 0 0.8em; line-height: 1.4">{name}{rows}</table>'
-        predicted.append(f"{run.name} {classes[int(np.argmax(p))]}")
-    description = f"A forgotten {classes[batches.labels[index]]} (image {index}). {', '.join(predicted)}"
-    description += f"; JSD to Gold {distances[chosen]:.3f}"
-    png = io.BytesIO()
-    Image.fromarray(batches.images[index].cpu().numpy()).save(png, "PNG")
-    look = "width: 170px; height: 170px; image-rendering: pixelated"
-    return f'<div style="display: flex; flex-wrap: wrap">{tag(png, description, look)}{bars}</div>', description
-
-
-BAR = (
-    '<tr><td style="text-align: right; padding-right: 0.5em">{name}</td><td style="width: 100px">'
-    '<div style="background: {color}; border: 1px solid #888; height: 0.7em; width: {width:.1f}%"></div></td>'
-    "<td>{value:.2f}</td></tr>"
-)
+    shares = pd.DataFrame({run.name: view.logits(run)[chosen].double().softmax(0).numpy() for run in view.three})
+    shown = shares.loc[shares.max(axis=1).nlargest(10).index].sort_index(ascending=False)
+    labels = [plots.shorten(classes[i], 14) for i in shown.index]
+    picture, *panels = figure.subplots(1, 4)
+    picture.imshow(batches.images[index].cpu().numpy(), interpolation="nearest")
+    picture.set_axis_off()
+    for ax, name, color in zip(panels, shown, (plots.ORIGINAL, plots.GOLD, plots.METHOD)):
+        bars = ax.barh(range(len(shown)), shown[name], color=color, tick_label=labels)
+        ax.bar_label(bars, fmt="%.2f", fontsize=9, padding=3)
+        ax.set(xlim=(0, 1.25), xticks=[])
+        ax.set_title(plots.shorten(name, 20), fontsize=11, color=plots.text_colour(name))
+        ax.tick_params(axis="y", labelsize=9, labelfontfamily=plots.fonts_for(labels))
+        ax.grid(visible=False)
+    predicted = ", ".join(f"{name} {classes[i]}" for name, i in shares.idxmax().items())
+    image = f"A forgotten {classes[batches.labels[index]]} (image {index})"
+    return f"{image}. {predicted}; JSD to Gold {distances[chosen]:.3f}"
 
 
 def tsne(figure, view):
@@ -221,7 +215,7 @@ def tsne(figure, view):
 def cost(figure, view):
     """The mean gap to Gold against cost, one point per method, the chosen one in a ring."""
     ax, points = figure.subplots(), view.results.points
-    plots.gap_panel(points, ax=ax)
+    plots.gap_panel(points, None, ax)
     chosen = points[points.method == view.method].iloc[0]
     place = max(chosen.cost, 1.05 * ax.get_xlim()[0]), chosen.gap
     ring = {"markersize": 15, "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 2}
@@ -236,7 +230,7 @@ PANELS = {  # title of a tab: function, size in inches, margins of its axes
     "Predictions": (predictions, (9.6, 2.9), {"left": 0.17, "right": 0.98, "bottom": 0.36, "top": 0.88}),
     "Certainty": (certainty, (8.6, 3.2), {"left": 0.1, "right": 0.75, "bottom": 0.18, "top": 0.97}),
     "Losses": (loss_panels, (9.6, 3.6), {"left": 0.07, "right": 0.98, "bottom": 0.26, "top": 0.9}),
-    "Images": (one_image, None, None),
+    "Images": (one_image, (9.6, 2.9), {"left": 0.01, "right": 0.98, "bottom": 0.06, "top": 0.88, "wspace": 0.35}),
     "t-SNE": (tsne, (9.6, 3.7), {"left": 0.02, "right": 0.98, "bottom": 0.12, "top": 0.9}),
     "Gap and cost": (cost, (8.6, 4.0), {"left": 0.08, "right": 0.78, "bottom": 0.16, "top": 0.95}),
 }
@@ -245,14 +239,10 @@ PANELS = {  # title of a tab: function, size in inches, margins of its axes
 def picture(panel, view):
     """A panel as HTML, its description beneath it."""
     draw, size, margins = PANELS[panel]
-    if size is None:
-        markup, description = draw(view)
-    else:
-        figure = Figure(figsize=size, layout="none", dpi=100)
-        figure.subplots_adjust(**margins)
-        description = draw(figure, view)
-        markup = image_tag(figure, description)
-    return markup + f"<p>{html.escape(description)}.</p>"
+    figure = Figure(figsize=size, layout="none", dpi=100)
+    figure.subplots_adjust(**margins)
+    description = draw(figure, view)
+    return f"{image_tag(figure, description)}<p>{html.escape(description)}.</p>"
 
 
 def image_tag(figure, alt):
@@ -260,13 +250,8 @@ def image_tag(figure, alt):
     png = io.BytesIO()
     figure.set_dpi(100)
     FigureCanvasAgg(figure).print_png(png)
-    return tag(png, alt, "max-width: 100%")
-
-
-def tag(png, alt, style):
-    """An `<img>` with its pixels and an alternative text."""
     pixels = base64.b64encode(png.getvalue()).decode()
-    return f'<img src="data:image/png;base64,{pixels}" alt="{html.escape(alt)}" style="{style}">'
+    return f'<img src="data:image/png;base64,{pixels}" alt="{html.escape(alt)}" style="max-width: 100%">'
 
 
 def accuracy_table(rows):
@@ -283,31 +268,24 @@ class Explorer:
     """The page over finished runs: controls above, one tab per panel; only the visible tab is drawn, each view once."""
 
     def __init__(self, suite):
-        self.opened, self.drawn = {}, {}
+        self.opened, self.drawn, self.busy = {}, {}, False
         choices = {f"{e.data.title}, {e.preset_name}": suite for e in suite[:1]} | others(suite)
         self.data = widgets.Dropdown(options=choices, description="data")
         self.scenario = widgets.Dropdown(description="scenario", layout={"width": "14rem"})
         self.seed = widgets.Dropdown(description="seed", layout={"width": "10rem"})
         self.method = widgets.Dropdown(description="method")
         self.epoch = widgets.IntSlider(description="epoch", min=0, max=0)
-        self.image = widgets.IntSlider(description="image", min=1, max=1, continuous_update=True)
+        self.image = widgets.IntSlider(description="image", min=1, max=1)
         self.tabs = widgets.Tab([widgets.HTML() for _ in PANELS], titles=list(PANELS))
         self.table, self.offer = widgets.HTML(), widgets.VBox()
-        first = widgets.HBox([self.data, self.scenario, self.seed], layout={"flex_flow": "row wrap"})
-        second = widgets.HBox([self.method, self.epoch, self.image], layout={"flex_flow": "row wrap"})
+        chosen, shown = (self.data, self.scenario, self.seed), (self.method, self.epoch, self.image)
+        first, second = (widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in (chosen, shown))
         self.body = widgets.VBox([second, self.table, self.tabs])
         self.page = widgets.VBox([first, self.offer, self.body])
-        self.busy = False
-        for control, trait, follow in (
-            (self.data, "value", self.choose_data),
-            (self.scenario, "value", self.choose_scenario),
-            (self.seed, "value", self.choose_experiment),
-            (self.method, "value", self.choose_method),
-            (self.epoch, "value", self.draw),
-            (self.image, "value", self.draw),
-            (self.tabs, "selected_index", self.draw),
-        ):
-            control.observe(lambda _, follow=follow: self.update(follow), trait)
+        steps = self.choose_data, self.choose_scenario, self.choose_experiment, self.choose_method, *[self.draw] * 3
+        for control, step in zip((*chosen, *shown, self.tabs), steps):
+            trait = "selected_index" if control is self.tabs else "value"
+            control.observe(lambda _, step=step: self.update(step), trait)
         self.update(self.choose_data)
 
     def update(self, follow):
@@ -324,24 +302,23 @@ class Explorer:
         self.choose_scenario()
 
     def choose_scenario(self):
-        first = next(e for e in self.data.value if e.scenario.name == self.scenario.value)
-        fill(self.seed, first.complete_seeds(), first.seed)
+        self.chosen = next(e for e in self.data.value if e.scenario.name == self.scenario.value)
+        fill(self.seed, self.chosen.complete_seeds(), self.chosen.seed)
         self.choose_experiment()
 
     def choose_experiment(self):
-        experiment = next(e for e in self.data.value if e.scenario.name == self.scenario.value)
-        experiment = experiment.with_seed(self.seed.value)
+        experiment = self.chosen.with_seed(self.seed.value)
         key = self.data.label, self.scenario.value, self.seed.value
         if key not in self.opened or not self.opened[key].methods:
             self.opened[key] = Results(experiment)
         self.results = self.opened[key]
         is_ready = bool(self.results.methods)
-        self.body.layout.display = None if is_ready else "none"
         self.offer.children = [] if is_ready else [offer(experiment, lambda: self.update(self.choose_experiment))]
         if is_ready:
             fill(self.method, self.results.methods)
             self.image.max = len(experiment.split.sets[experiment.scenario.compared].index)
             self.choose_method()
+        self.body.layout.display = None if is_ready else "none"
 
     def choose_method(self):
         view = View(self.results, self.method.value)
@@ -356,9 +333,7 @@ class Explorer:
         key = self.data.label, self.scenario.value, self.seed.value, self.method.value, panel, *parts.values()
         if key not in self.drawn:
             self.drawn[key] = picture(panel, View(self.results, self.method.value, **parts))
-        target = self.tabs.children[self.tabs.selected_index or 0]
-        if target.value != self.drawn[key]:
-            target.value = self.drawn[key]
+        self.tabs.children[self.tabs.selected_index or 0].value = self.drawn[key]
 
 
 def fill(control, options, otherwise=None):
@@ -384,11 +359,11 @@ def offer(experiment, after):
     """A button that trains what is missing to explore an experiment and shows its progress, then calls `after`."""
     first = experiment.methods[0]
     button = widgets.Button(description="Train them", button_style="primary", icon="play")
-    words = f"No finished runs. Train Original, Gold and {first} at the preset {experiment.preset_name}?"
-    status = widgets.HTML(f"<p>{words}</p>")
+    status = widgets.HTML()
+    say(status, f"No finished runs. Train Original, Gold and {first} at the preset {experiment.preset_name}?")
 
     def work():
-        experiment.report = lambda line: setattr(status, "value", f"<p>{html.escape(line)}</p>")
+        experiment.report = partial(say, status)
         experiment.original(), experiment.golds(), experiment.unlearn(first)
         after()
 
@@ -400,6 +375,11 @@ def offer(experiment, after):
     return widgets.VBox([status, button])
 
 
+def say(status, line, bold=""):
+    """Show a line of text in an HTML widget, after a name in bold."""
+    status.value = f"<p><b>{html.escape(bold)}</b> {html.escape(line)}</p>"
+
+
 def in_background(work, status):
     """Run `work` in a thread; an error is shown in `status` and raised."""
 
@@ -407,7 +387,7 @@ def in_background(work, status):
         try:
             work()
         except Exception as error:
-            status.value = f"<p>{type(error).__name__}: {html.escape(str(error))}</p>"
+            say(status, f"{type(error).__name__}: {error}")
             raise
 
     thread = threading.Thread(target=run, daemon=True)
@@ -426,8 +406,7 @@ class Live:
         self.run = widgets.Button(description="Run", button_style="primary", icon="play")
         self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.status, self.curves = widgets.HTML("<p>Nothing has run yet.</p>"), widgets.HTML()
-        buttons = widgets.HBox([self.run, self.stop])
-        controls = [self.scenario, self.method, self.settings, buttons, self.status]
+        controls = [self.scenario, self.method, self.settings, widgets.HBox([self.run, self.stop]), self.status]
         left = widgets.VBox(controls, layout={"width": "32rem"})
         self.page = widgets.HBox([left, self.curves], layout={"flex_flow": "row wrap"})
         self.scenario.observe(lambda _: self.choose_scenario(), "value")
@@ -451,48 +430,40 @@ class Live:
         self.stopping.clear()
         self.run.disabled, self.stop.disabled = True, False
         self.last, self.history = self.history, []
-        self.status.value = "<p>Starting from Original; it and Gold are trained first if they are missing.</p>"
+        say(self.status, "Starting from Original; it and Gold are trained first if they are missing.")
         self.thread = in_background(self.work, self.status)
 
     def work(self):
         """One run, in a thread; the buttons are reset in any case."""
         e, name = self.scenario.value, self.method.value
         settings = {**e.settings(name), **{made.description: made.value for made in self.settings.children}}
-        e.report = lambda line: setattr(self.status, "value", f"<p>{html.escape(line)}</p>")
+        e.report = partial(say, self.status)
         try:
             original, gold = e.original(), e.gold()
             whole = whole_sets(e, gold)
-            unlearn(
-                name,
-                original.model,
-                e.split,
-                settings,
-                seed=e.seed,
-                stop=self.stopping.is_set,
-                track=lambda model: self.add(e, name, whole, e.track(model)),
-                **e.preset["unlearning"],
-            )
+            driver = {"seed": e.seed, "stop": self.stopping.is_set, **e.preset["unlearning"]}
+            driver["track"] = lambda model: self.add(e, name, whole, e.track(model))
+            unlearn(name, original.model, e.split, settings, **driver)
             epochs, end = len(self.history) - 1, "stopped" if self.stopping.is_set() else "finished"
-            words = f"<p><b>{html.escape(name)}</b> {end} after {epochs} epoch{'s' * (epochs != 1)}.</p>"
+            say(self.status, f"{end} after {epochs} epoch{'s' * (epochs != 1)}.", name)
             ends = {"this run": self.history, "last run": self.last, "Gold": gold.history}
-            self.status.value = words + accuracy_table({key: past[-1]["tracked"] for key, past in ends.items() if past})
+            self.status.value += accuracy_table({key: past[-1]["tracked"] for key, past in ends.items() if past})
         except Diverged as error:
-            self.status.value = f"<p>{html.escape(str(error))}</p>"
+            say(self.status, str(error))
         finally:
             self.run.disabled, self.stop.disabled = False, True
 
     def add(self, e, name, gold, measured):
         """Add an epoch to the curves and show them."""
         self.history.append({"epoch": len(self.history), "method": name, **measured})
-        self.status.value = f"<p><b>{html.escape(name)}</b> epoch {len(self.history) - 1}</p>"
+        say(self.status, f"epoch {len(self.history) - 1}", name)
         self.curves.value = image_tag(*self.figure(e, gold))
         return measured
 
     def figure(self, e, gold):
         """This run, the last one pale, Gold's values on whole sets dashed."""
         figure = Figure(figsize=(7.8, 3.8), layout="constrained")
-        ax = figure.subplots()
-        limits = []
+        ax, limits = figure.subplots(), []
         if self.last:
             plots.tracked_curves(tracked(self.last), ax, alpha=0.35, linestyle="-.")
             limits += ax.get_ylim()
@@ -514,19 +485,18 @@ def control(name, setting, value):
     look = {"description": name, "style": {"description_width": "7rem"}, "value": value}
     if setting.choices:
         return widgets.Dropdown(options=setting.choices, **look)
-    if setting.kind is bool:
-        return widgets.Checkbox(indent=True, **look)
-    if setting.kind is str:
-        return widgets.Text(**look)
+    if setting.kind in (bool, str):
+        return (widgets.Checkbox if setting.kind is bool else widgets.Text)(**look)
+    if setting.kind not in (int, float):
+        return None
     low = setting.low if math.isfinite(setting.low) else min(0, 2 * value)
-    if setting.kind is int:
-        high = setting.high if math.isfinite(setting.high) else max(20, 2 * value)
-        return widgets.IntSlider(min=int(low), max=int(high), **look)
     if setting.kind is float and setting.above and low == 0:
         power = math.floor(math.log10(value))
         return widgets.FloatLogSlider(min=power - 2, max=power + 3, step=0.1, readout_format=".2g", **look)
-    if setting.kind is float:
-        high = 20 * value if 0 < value < 0.05 else max(2.0, 2 * value)
-        high = setting.high if math.isfinite(setting.high) else high
-        return widgets.FloatSlider(min=low, max=high, step=(high - low) / 100, readout_format=".3g", **look)
-    return None
+    high = max(20 if setting.kind is int else 2.0, 2 * value)
+    if setting.kind is float and 0 < value < 0.05:
+        high = 20 * value
+    high = setting.high if math.isfinite(setting.high) else high
+    if setting.kind is int:
+        return widgets.IntSlider(min=int(low), max=int(high), **look)
+    return widgets.FloatSlider(min=low, max=high, step=(high - low) / 100, readout_format=".3g", **look)

@@ -133,7 +133,8 @@ def save_figure(figure, suite, name, alt):
 
     A grey line below the figure names the run.
     """
-    figure.text(1, 0, provenance(suite), ha="right", va="top", fontsize=7.5, color="0.5")
+    below = -12 / 72 / figure.get_figheight()  # 12 points under the edge, clear of a legend
+    figure.text(1, below, provenance(suite), ha="right", va="top", fontsize=7.5, color="0.5")
     png = io.BytesIO()
     figure.savefig(png, format="png", bbox_inches="tight", metadata={"Software": None})
     path = suite[0].output / "figures" / f"{name}.png"

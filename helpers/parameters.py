@@ -154,7 +154,7 @@ RECORDS = (
     Parameter(
         "start",
         "fresh",
-        "fresh: each method starts from Original; chain: from the result of the one before it (random scenario)",
+        "fresh: methods start from Original; chain: each from the result of the one before it (random)",
         one_of(*STARTS),
         "--start",
     ),

@@ -19,8 +19,8 @@ from matplotlib.font_manager import fontManager
 from matplotlib.ft2font import FT2Font
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox, ScaledTranslation
 from scipy.stats import mannwhitneyu, norm
 from sklearn.manifold import TSNE
 
@@ -57,42 +57,25 @@ HALO = [withStroke(linewidth=2.5, foreground="white")]
 
 def use_style(texts=()):
     """Set theme and fonts for all figures that follow; `texts` are names that these show, such as those of classes."""
-    rc = {
-        "font.family": fonts_for(texts),
-        "text.parse_math": False,  # a class may be called $x$
-        "figure.dpi": 110,
-        "savefig.bbox": "tight",
-        "axes.titlesize": 12,
-        "axes.titleweight": "bold",
-        "axes.edgecolor": "0.3",
-        "legend.frameon": False,
-        "legend.fontsize": 9.5,
-        "legend.title_fontsize": 9.5,
-    }
-    sns.set_theme(context="notebook", style="whitegrid", rc=rc)
+    text = {"font.family": fonts_for(texts), "text.parse_math": False}  # a class may be called $x$
+    axes = {"axes.titlesize": 12, "axes.titleweight": "bold", "axes.edgecolor": "0.3"}
+    legend = {"legend.frameon": False, "legend.fontsize": 9.5, "legend.title_fontsize": 9.5}
+    sns.set_theme(rc={"figure.dpi": 110, "savefig.bbox": "tight", **text, **axes, **legend}, style="whitegrid")
     logging.getLogger("matplotlib.font_manager").setLevel("ERROR")  # silent about a fallback without a bold face
 
 
 def fonts_for(texts):
     """Installed font families that have all letters of `texts`, DejaVu Sans first; one line reports missing letters."""
-    return list(families_with("".join(sorted(set("".join(texts))))))
-
-
-@cache
-def families_with(letters):
-    """The font families of `fonts_for`, for sorted letters."""
-    missing = {ord(letter) for letter in letters if letter.isprintable()}
+    missing = {ord(letter) for letter in "".join(texts) if letter.isprintable()}
     missing -= letters_of(fontManager.findfont("DejaVu Sans"))
-    files = {font.name: font.fname for font in fontManager.ttflist if font.style == "normal"} if missing else {}
-    chosen = ["DejaVu Sans"]
-    while missing and (best := max(files, key=lambda name: len(missing & letters_of(files[name])), default=None)):
-        if not missing & letters_of(files[best]):
-            break
-        chosen.append(best)
-        missing -= letters_of(files.pop(best))
+    fonts, chosen = [font for font in fontManager.ttflist if missing and font.style == "normal"], ["DejaVu Sans"]
+    for font in sorted(fonts, key=lambda font: -len(missing & letters_of(font.fname))):
+        if missing & letters_of(font.fname):
+            chosen.append(font.name)
+            missing = missing - letters_of(font.fname)
     if missing:
         report_missing("".join(map(chr, sorted(missing))))
-    return tuple(chosen)
+    return chosen
 
 
 @cache
@@ -122,18 +105,12 @@ def shorten(name, length):
     return f"{start}…{end}"
 
 
-def fit(name, width, figure, lines=3, **font):
-    """`name` in at most `lines` lines of at most `width` pixels; one that is too long loses its middle."""
+def fit(name, width, figure, **font):
+    """`name` in at most three lines of at most `width` pixels; one that is too long loses its middle."""
     text = figure.text(0, 0, name, **font)
-    longest = round(1.5 * width / max(text.get_window_extent().width, 1) * len(name)) + 1
-    for length in range(min(longest, len(name)), 0, -1):
-        for total in range(length * lines, length, -1):
-            rows = textwrap.wrap(shorten(name, total), length, break_long_words=False)
-            if len(rows) <= lines and max(map(len, rows)) <= length:
-                break
-        else:
-            rows = textwrap.wrap(shorten(name.replace(" ", "\xa0"), length * lines), length)
-        text.set_text("\n".join(rows))
+    for length in range(len(name), 0, -1):
+        wrapped = (textwrap.wrap(shorten(name, total), length) for total in range(3 * length, 0, -1))
+        text.set_text("\n".join(next(lines for lines in wrapped if len(lines) <= 3)))
         if text.get_window_extent().width <= width:
             break
     text.remove()
@@ -170,6 +147,15 @@ def grid(rows, columns, width, height, **options):
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def by_scenario(table, width, height):
+    """A new figure with a titled panel per scenario, each `width` inches wide, and `(ax, scenario, rows)` of each."""
+    parts = list(table.groupby("scenario", sort=False))
+    figure, axes = grid(1, len(parts), width * len(parts), height)
+    for ax, (scenario, _) in zip(axes[0], parts):
+        ax.set_title(TITLES[scenario])
+    return figure, [(ax, *part) for ax, part in zip(axes[0], parts)]
+
+
 def sentence(text):
     """A figure of one sentence."""
     figure = Figure((5, 0.6))
@@ -183,9 +169,16 @@ def legend_right(ax, **options):
 
 
 def legend_below(ax, **options):
-    """The legend of `ax` below its figure."""
+    """The legend of `ax` below its figure, in one row."""
     handles = ax.get_legend_handles_labels()
-    ax.figure.legend(*handles, loc="outside lower center", **{"ncols": len(handles[0]), **options})
+    ax.figure.legend(*handles, loc="outside lower center", ncols=len(handles[0]), **options)
+
+
+def name_models(ax, names, shift=0.5, golds=("Gold",)):
+    """Write models' names on the vertical axis, row i at i + `shift`, Golds in gold."""
+    ax.set_yticks(np.arange(len(names)) + shift, [shorten(name, 26) for name in names], rotation=0)
+    for name, label in zip(names, ax.get_yticklabels()):
+        label.set_color(GOLD_TEXT if name in golds else "black")
 
 
 def whole_numbers(*axes):
@@ -206,17 +199,13 @@ def spread(heights, gap):
     order = np.argsort(heights, kind="stable")
     steps = min(gap, 1 / max(len(order) - 1, 1)) * np.arange(len(order))
     placed = np.maximum.accumulate(np.asarray(heights, float)[order] - steps) + steps
-    placed = np.minimum(placed, 1 - steps[::-1])
-    result = np.empty(len(order))
-    result[order] = placed
-    return result
+    return np.minimum(placed, 1 - steps[::-1])[np.argsort(order)]
 
 
 def looks(names):
     """`{name: (colour, marker, line)}`: Original black, Gold gold, the others by their place in `names`."""
-    others = [name for name in names if name not in ("Original", "Gold")]
     found = {"Original": (ORIGINAL, "", "-"), "Gold": (GOLD, "", "-")}
-    for i, name in enumerate(others):
+    for i, name in enumerate(name for name in names if name not in ("Original", "Gold")):
         found[name] = PALETTE[i % len(PALETTE)], "osD^vP"[i % 6], "-" if i < len(PALETTE) else "--"
     return found
 
@@ -232,12 +221,6 @@ def by_epoch(metric, name=""):
 def at_end(metric, name=""):
     """For `trends`: the function from a model's rows to a metric of the finished model, mean over seeds."""
     return lambda rows: rows[(rows.metric == metric) & (rows.set == name)].value.mean()
-
-
-def tracked_of(rows):
-    """`{set: accuracy by epoch}` on tracked images, of one model's rows; mean over seeds."""
-    rows = rows[rows.metric == "tracked accuracy"]
-    return {name: part.groupby("epoch").value.mean() for name, part in rows.groupby("set", sort=False)}
 
 
 def final_of(rows):
@@ -262,8 +245,7 @@ def images(batches, count, title, color, classes):
         ax.imshow(batches.images[i].cpu().numpy())
         ax.set_xlabel(fit(classes[batches.labels[i]], figure.bbox.width / count - 6, figure, **font), font, color=color)
         ax.set(xticks=[], yticks=[])
-        for spine in ax.spines.values():
-            spine.set(color=color, linewidth=2)
+        ax.spines[:].set(color=color, linewidth=2)
     lines = max(ax.get_xlabel().count("\n") for ax in axes[0])
     figure.set_figheight(side + 0.5 + 0.14 * lines)
     figure.suptitle(title, color=color, fontsize=11, fontweight="bold")
@@ -272,18 +254,16 @@ def images(batches, count, title, color, classes):
 
 def class_counts(counts):
     """Stacked bars: images of each class, retained and forgotten; `counts` has scenario, class, part, images."""
-    scenarios, classes = (list(dict.fromkeys(counts[column])) for column in ("scenario", "class"))
+    classes = list(dict.fromkeys(counts["class"]))
     height, size = (0.26, 10) if len(classes) <= 40 else (0.13, 6)
-    figure, axes = grid(1, len(scenarios), 5 * len(scenarios), 1.2 + height * len(classes))
-    for ax, scenario in zip(axes[0], scenarios):
-        part = counts[counts.scenario == scenario]
-        table = part.pivot_table(index="class", columns="part", values="images", sort=False)
-        ax.barh(range(len(classes)), table["retain"], color=RETAINED, label="retained")
-        ax.barh(range(len(classes)), table["forget"], left=table["retain"], color=FORGOTTEN, label="forgotten")
-        labels = [shorten(name, 24) for name in classes]
-        ax.set_yticks(range(len(classes)), labels, fontsize=size, fontfamily=fonts_for(classes))
-        ax.set(title=TITLES[scenario], xlabel="training images", ylim=(len(classes) - 0.4, -0.6))
-        ax.set_xlim(0, 1.06 * table.sum(axis=1).max())
+    figure, panels = by_scenario(counts, 5, 1.2 + height * len(classes))
+    places, font = range(len(classes)), {"fontsize": size, "fontfamily": fonts_for(classes)}
+    for ax, _, rows in panels:
+        table = rows.pivot_table(index="class", columns="part", values="images", sort=False)
+        ax.barh(places, table["retain"], color=RETAINED, label="retained")
+        ax.barh(places, table["forget"], left=table["retain"], color=FORGOTTEN, label="forgotten")
+        ax.set_yticks(places, [shorten(name, 24) for name in classes], **font)
+        ax.set(xlabel="training images", xlim=(0, 1.06 * table.sum(axis=1).max()), ylim=(len(classes) - 0.4, -0.6))
         ax.grid(axis="y", visible=False)
     legend_below(ax)
     return figure
@@ -308,20 +288,19 @@ def tracked_curves(tracked, ax, ends=None, gold=None, **style):
         ends: `{set: accuracy on the whole set}`, an open marker at the end of each curve.
         gold: the same of Gold, dashed lines; that of the forgotten images, the target, is bold and labelled.
     """
-    ends, gold = ends or {}, gold or {}
+    ends, gold, shown = ends or {}, gold or {}, []
     for i, (name, values) in enumerate(tracked.items()):
-        color, marker = SETS[name]
-        width = 3.4 if i == 0 else 1.7  # another curve may lie on the first
-        curve(ax, values, ends.get(name), color, marker, **{"linewidth": width, "label": name, **style})
+        look = {"linewidth": 1.7 if i else 3.4, "label": name, **style}  # another curve may lie on the first
+        curve(ax, values, ends.get(name), *SETS[name], **look)
+        shown += [*values, ends.get(name, np.nan), gold.get(name, np.nan)]
         if name in gold:
             width = 2.6 if name == "forget" else 1.1
-            ax.axhline(gold[name], color=color, linestyle="--", linewidth=width, zorder=1.5)
+            ax.axhline(gold[name], color=SETS[name][0], linestyle="--", linewidth=width, zorder=1.5)
     if "forget" in gold and "forget" in tracked:
         place, offset = ((0.03, gold["forget"]), (0, 3) if gold["forget"] < 10 else (0, -12))
         style = {"color": GOLD_TEXT, "fontweight": "bold"}
         write(ax, f"Gold {gold['forget']:.1f}", place, offset, ("axes fraction", "data"), **style)
-    shown = [value for name, values in tracked.items() for value in (*values, ends.get(name), gold.get(name))]
-    ax.set(xlabel="epoch", ylabel="accuracy, %", ylim=percent_limits([np.nan if v is None else v for v in shown]))
+    ax.set(xlabel="epoch", ylabel="accuracy, %", ylim=percent_limits(shown))
     whole_numbers(ax)
 
 
@@ -331,11 +310,19 @@ def sets_legend(ax, counts):
     for name, count in counts.items():
         label = name if same else f"{name}: {count:,.0f} images"
         handles.append(Line2D([], [], color=SETS[name][0], marker=SETS[name][1], markersize=5, label=label))
-    grey = {"color": "0.3", "markerfacecolor": "white", "markersize": 9, "markeredgewidth": 1.8}
-    handles.append(Line2D([], [], marker="o", linestyle="", label="on the whole set", **grey))
+    open_marker = {"marker": "o", "markerfacecolor": "white", "markersize": 9, "markeredgewidth": 1.8}
+    handles.append(Line2D([], [], color="0.3", linestyle="", label="on the whole set", **open_marker))
     handles.append(Line2D([], [], color="0.3", linestyle="--", label="Gold, whole set"))
     title = f"tracked on {next(iter(counts.values())):,.0f} images" if same else "tracked on a part"
     legend_right(ax, handles=handles, title=title)
+
+
+def tracked_panel(ax, rows, gold, title, **look):
+    """The tracked accuracies of one model on `ax`; `rows` and `gold` are its and Gold's rows of one scenario."""
+    tracked = rows[rows.metric == "tracked accuracy"].groupby("set", sort=False)
+    by_set = {name: part.groupby("epoch").value.mean() for name, part in tracked}
+    tracked_curves(by_set, ax, final_of(rows), final_of(gold))
+    ax.set_title(title, **look)
 
 
 def tracked_counts(rows):
@@ -345,53 +332,44 @@ def tracked_counts(rows):
 
 def training_curves(results):
     """Training loss of Original and Gold, and the tracked accuracies of each by epoch; one row per scenario."""
-    scenarios = list(dict.fromkeys(results.scenario))
-    figure, axes = grid(len(scenarios), 3, 12, 3 * len(scenarios))
-    for row, scenario in zip(axes, scenarios):
-        here = results[results.scenario == scenario]
+    parts = list(results.groupby("scenario", sort=False))
+    figure, axes = grid(len(parts), 3, 12, 3 * len(parts))
+    for (loss, *others), (scenario, here) in zip(axes, parts):
         gold = here[here.method == "Gold"]
-        for ax, (name, rows) in zip(row[1:], {"Original": of_kind(here, "original"), "Gold": gold}.items()):
-            color, _, _ = looks([name])[name]
-            curve(row[0], by_epoch("loss")(rows), None, color, ".", label=name)
-            tracked_curves(tracked_of(rows), ax, final_of(rows), final_of(gold))
-            ax.set_title(f"{name}, {TITLES[scenario]}", color=text_colour(name))
+        for ax, name in zip(others, ("Original", "Gold")):
+            rows = here[here.method == name]
+            curve(loss, by_epoch("loss")(rows), None, looks([name])[name][0], ".", label=name)
+            tracked_panel(ax, rows, gold, f"{name}, {TITLES[scenario]}", color=text_colour(name))
             ax.set_ylim(-3, 103)
-        last = gold.epoch.max()
-        for ax in row:
-            ax.set_xlim(-0.03 * last, 1.05 * last)
-        row[0].set(title=f"Training loss, {TITLES[scenario]}", xlabel="epoch", ylabel="cross-entropy, nats")
-        row[0].set_ylim(0, None)
-        row[0].legend()
-        row[2].set_ylabel("")
-        whole_numbers(row[0])
-        sets_legend(row[2], tracked_counts(rows))
+        for ax in (loss, *others):
+            ax.set_xlim(-0.03 * gold.epoch.max(), 1.05 * gold.epoch.max())
+        loss.set(title=f"Training loss, {TITLES[scenario]}", xlabel="epoch", ylabel="cross-entropy, nats")
+        loss.set_ylim(0, None)
+        loss.legend()
+        whole_numbers(loss)
+        ax.set_ylabel("")
+        sets_legend(ax, tracked_counts(rows))
     return figure
 
 
-def curves(results, columns=4):
+def curves(results):
     """Tracked accuracies by epoch, one panel per method, with the values on whole sets and Gold's."""
-    unlearned = of_kind(results, "method")
-    unlearned = unlearned[unlearned.metric == "tracked accuracy"]
+    tracked = of_kind(results, "method").query("metric == 'tracked accuracy'")
     panels = []  # of a row: the scenario and its methods
-    for scenario, part in unlearned.groupby("scenario", sort=False):
-        names = list(dict.fromkeys(part.method))
-        panels += [(scenario, names[start : start + columns]) for start in range(0, len(names), columns)]
+    for scenario, names in tracked.groupby("scenario", sort=False).method.unique().items():
+        panels += [(scenario, names[start : start + 4]) for start in range(0, len(names), 4)]
     if not panels:
         return sentence("no curve: every method here diverged")
     columns = max(len(names) for _, names in panels)
-    figure, axes = grid(len(panels), columns, 2.4 + 2.7 * columns, 2.9 * len(panels))
+    figure, axes = grid(len(panels), columns, 2.4 + 2.7 * columns, 2.9 * len(panels), sharey="row")
     for row, (scenario, names) in zip(axes, panels):
         here = results[results.scenario == scenario]
         for ax, method in zip(row, names):
-            rows = here[here.method == method]
-            tracked_curves(tracked_of(rows), ax, final_of(rows), final_of(here[here.method == "Gold"]))
-            ax.set_title(f"{shorten(method, 24)}\n{TITLES[scenario]}", fontsize=10.5)
-        limits = np.array([ax.get_ylim() for ax in row[: len(names)]])
-        for ax in row[: len(names)]:
-            ax.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+            rows, title = here[here.method == method], f"{shorten(method, 24)}\n{TITLES[scenario]}"
+            tracked_panel(ax, rows, here[here.method == "Gold"], title, fontsize=10.5)
+        row[0].set_ylim(percent_limits(np.concatenate([line.get_ydata() for ax in row for line in ax.lines])))
         for ax in row[1:]:
             ax.set_ylabel("")
-            ax.tick_params(labelleft=False)
         for ax in row[len(names) :]:
             ax.set_axis_off()
         sets_legend(row[len(names) - 1], tracked_counts(rows))
@@ -406,15 +384,13 @@ def trends(results, methods, ylabel, value, final=None, ax=None):
         final: maps them to the value on whole sets, such as `at_end(...)`: an open marker at the end of each line, and
             a dashed line for Gold.
     """
-    ax = axes_on(ax, 7.2, 3.6)
-    gold = results[results.method == "Gold"]
+    ax, gold = axes_on(ax, 7.2, 3.6), results[results.method == "Gold"]
     if final and len(gold):
         ax.axhline(final(gold), color=GOLD, linestyle="--", linewidth=2.4, label="Gold")
     for i, method in enumerate(methods):
         rows, (color, marker, line) = results[results.method == method], looks(methods)[method]
-        width = max(3.6 - 0.7 * i, 1.5)  # one may lie on another
-        style = {"linewidth": width, "linestyle": line, "markersize": 5, "label": method}
-        curve(ax, value(rows), final and final(rows), color, marker, **style)
+        style = {"linewidth": max(3.6 - 0.7 * i, 1.5), "linestyle": line, "markersize": 5}  # one may lie on another
+        curve(ax, value(rows), final and final(rows), color, marker, label=method, **style)
     ax.set(xlabel="epoch" + (" (open: on whole sets)" if final else ""), ylabel=ylabel)
     ax.set_title(TITLES[results.scenario.iloc[0]])
     whole_numbers(ax)
@@ -449,57 +425,43 @@ def schedule(results, methods):
 
 
 def accuracies(results):
-    """Accuracy of every model, one row per model, one marker per set; vertical lines are Gold's."""
-    scenarios = list(dict.fromkeys(results.scenario))
-    most = max(results[results.scenario == scenario].method.nunique() for scenario in scenarios)
-    figure, axes = grid(1, len(scenarios), 5.6 * len(scenarios), 1.6 + 0.36 * most)
-    for ax, scenario in zip(axes[0], scenarios):
-        accuracy_dots(results[results.scenario == scenario], ax)
+    """Accuracy of every model, one row per model, one marker per set; vertical lines are Gold's.
+
+    Over several seeds a marker is the mean and its bar the range.
+    """
+    results = results[results.metric == "accuracy"]
+    most = results.groupby("scenario").method.nunique().max()
+    figure, panels = by_scenario(results, 5.6, 1.6 + 0.36 * most)
+    for ax, _, rows in panels:
+        models, names = list(dict.fromkeys(rows.method)), [name for name in SETS if name in set(rows.set)]
+        for name, shift in zip(names, np.linspace(-0.27, 0.27, len(names))):  # none hides another
+            values = rows[rows.set == name].groupby("method").value.agg(["mean", "min", "max"]).loc[models]
+            (color, marker), heights = SETS[name], np.arange(len(models)) + shift
+            ax.hlines(heights, values["min"], values["max"], color=color, linewidth=2)
+            look = {"color": color, "edgecolors": "white", "linewidths": 0.6, "zorder": 3}
+            ax.scatter(values["mean"], heights, 32, marker=marker, label=name, **look)
+            if "Gold" in values.index:
+                ax.axvline(values["mean"]["Gold"], color=color, linestyle="--", linewidth=1.3, zorder=1.5)
+        name_models(ax, models, 0, set(of_kind(rows, "gold").method))
+        for i in range(1, len(models), 2):
+            ax.axhspan(i - 0.5, i + 0.5, color="0.96", zorder=0)
+        ax.grid(axis="y", visible=False)
+        ax.set(xlabel="accuracy, %", xlim=percent_limits(rows.value), ylim=(len(models) - 0.4, -0.6))
+        ax.plot([], [], color="0.3", linestyle="--", linewidth=1.3, label="Gold")
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -55 / ax.bbox.height), "ncols": 5}
+        ax.legend(**below, fontsize=9, handletextpad=0.4, columnspacing=1)
     return figure
 
 
-def accuracy_dots(results, ax=None):
-    """One scenario's panel of `accuracies`. Over several seeds a marker is the mean and its bar the range."""
-    rows = results[results.metric == "accuracy"]
-    models, golds = list(dict.fromkeys(rows.method)), set(of_kind(rows, "gold").method)
-    ax = axes_on(ax, 5.6, 1.6 + 0.36 * len(models))
-    names = [name for name in SETS if name in set(rows.set)]
-    for name, shift in zip(names, np.linspace(-0.27, 0.27, len(names))):  # none hides another
-        values = rows[rows.set == name].groupby("method").value.agg(["mean", "min", "max"]).loc[models]
-        (color, marker), heights = SETS[name], np.arange(len(models)) + shift
-        ax.hlines(heights, values["min"], values["max"], color=color, linewidth=2)
-        look = {"color": color, "marker": marker, "edgecolors": "white", "linewidths": 0.6, "zorder": 3, "label": name}
-        ax.scatter(values["mean"], heights, 32, **look)
-        if "Gold" in values.index:
-            ax.axvline(values["mean"]["Gold"], color=color, linestyle="--", linewidth=1.3, zorder=1.5)
-    ax.set_yticks(range(len(models)), [shorten(model, 26) for model in models])
-    for i, (model, label) in enumerate(zip(models, ax.get_yticklabels())):
-        label.set_color(GOLD_TEXT if model in golds else "black")
-        ax.axhspan(i - 0.5, i + 0.5, color="0.96" if i % 2 else "white", zorder=0)
-    ax.grid(axis="y", visible=False)
-    ax.set(title=TITLES[results.scenario.iloc[0]], xlabel="accuracy, %", ylim=(len(models) - 0.4, -0.6))
-    ax.set_xlim(*percent_limits(rows.value))
-    ax.plot([], [], color="0.3", linestyle="--", linewidth=1.3, label="Gold")
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -55 / ax.bbox.height), "ncols": 5}
-    ax.legend(**below, fontsize=9, handletextpad=0.4, columnspacing=1)
-    return ax.figure
-
-
 def against_setting(results, values, xlabel):
-    """Accuracy on whole sets against a setting of a method, dashed lines at Gold's; one panel per scenario.
-
-    Args:
-        values: the value of the setting in each run, `{method: value}`.
-    """
-    scenarios = list(dict.fromkeys(results.scenario))
-    figure, axes = grid(1, len(scenarios), 2 + 4.2 * len(scenarios), 3.2)
-    for ax, scenario in zip(axes[0], scenarios):
-        here = results[results.scenario == scenario]
+    """Accuracy on whole sets against a setting, `values` `{method: value}`, Gold's dashed; one panel per scenario."""
+    figure, panels = by_scenario(results, 5.2, 3.2)
+    for ax, scenario, here in panels:
         finals = {value: final_of(here[here.method == method]) for method, value in values.items()}
         lines = pd.DataFrame({value: final for value, final in finals.items() if final}).T.sort_index()
         shown = [name for name in ("retain", "forget", SCENARIOS[scenario].test) if name in lines]
         tracked_curves({name: lines[name] for name in shown}, ax, gold=final_of(here[here.method == "Gold"]))
-        ax.set(title=TITLES[scenario], xlabel=xlabel, xticks=list(values.values()))
+        ax.set(xlabel=xlabel, xticks=list(values.values()))
         ax.plot([], [], color="0.3", linestyle="--", label="Gold")
         legend_right(ax)
     return figure
@@ -527,60 +489,53 @@ def grouped_bars(results, methods, sets, ax=None):
 # --- predictions and features -------------------------------------------------------------------------------------
 
 
-def predicted_as(shares, classes, forgotten, ax=None, most=15):
+def predicted_as(shares, classes, forgotten, ax=None):
     """Heat map: what the forgotten classes' test images are predicted as, one row per model.
+
+    With more than 15 classes, those that are predicted most have a column, the others have one together.
 
     Args:
         shares: a table in percent, one column per class.
         forgotten: numbers of the forgotten classes, or one number.
-        most: with more classes than that, those that are predicted most, the others as one column.
     """
     forgotten, names = [*np.atleast_1d(forgotten)], [*classes]
     shares = shares.set_axis(range(len(names)), axis=1)
-    if len(names) > most:
+    if len(names) > 15:
         rank = shares.max().drop(forgotten).sort_values(ascending=False, kind="stable").index
-        kept = sorted([*forgotten, *rank[: most - len(forgotten)]])
+        kept = sorted([*forgotten, *rank[: 15 - len(forgotten)]])
         shares = shares[kept].assign(others=shares.drop(columns=kept).sum(axis=1))
         names = [*(classes[i] for i in kept), "other classes"]
     ax = axes_on(ax, 2.6 + 0.8 * len(names), 1.1 + 0.36 * len(shares))
-    models, cells = (
-        [shorten(name, 26) for name in shares.index],
-        {"annot": True, "fmt": ".0f", "annot_kws": {"size": 9}},
-    )
-    sns.heatmap(
-        shares, **cells, cmap="cividis", vmin=0, vmax=100, ax=ax, linewidths=0.5, cbar=False, yticklabels=models
-    )
-    ax.set(xlabel="", ylabel="", title="predicted as, % of images", xticks=np.arange(len(names)) + 0.5, xticklabels=[])
+    cells = {"annot": True, "fmt": ".0f", "annot_kws": {"size": 9}, "linewidths": 0.5, "cbar": False}
+    sns.heatmap(shares, cmap="cividis", vmin=0, vmax=100, xticklabels=False, ax=ax, **cells)
+    ax.set(xlabel="", ylabel="", title="predicted as, % of images")
+    name_models(ax, shares.index)
     if ax.figure.get_layout_engine():
         ax.figure.draw_without_rendering()
     font = {"fontsize": 9, "fontfamily": fonts_for(names), "fontweight": "bold"}
     width = ax.get_window_extent().width / len(names) - 5
-    ax.set_xticklabels([fit(name, width, ax.figure, **font) for name in names], rotation=0, **font)
+    labels = [fit(name, width, ax.figure, **font) for name in names]
+    ax.set_xticks(np.arange(len(names)) + 0.5, labels, rotation=0, **font)
     for column, label in zip(shares, ax.get_xticklabels()):
         is_forgotten = column in forgotten
         label.set(color=FORGOTTEN if is_forgotten else "0.15", fontweight="bold" if is_forgotten else "normal")
-    for name, label in zip(shares.index, ax.get_yticklabels()):
-        label.set(color=text_colour(name), rotation=0)
     return ax.figure
 
 
-def embed(features, seed=0):
+def embed(features):
     """t-SNE in two dimensions, as document B: perplexity 30 (less for few images), PCA start, fixed seed."""
-    perplexity = min(30, (len(features) - 1) / 3)
-    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
+    return TSNE(perplexity=min(30, (len(features) - 1) / 3), init="pca", random_state=0).fit_transform(features)
 
 
-def embedding(points, is_forgotten, title="", ax=None):
+def embedding(points, is_forgotten, title, ax):
     """One t-SNE panel: `points` `(m, 2)`, retained images grey, forgotten ones orange."""
-    ax = axes_on(ax, 2.6, 2.7)
     for part, color, label in ((~is_forgotten, RETAINED, "retained"), (is_forgotten, FORGOTTEN, "forgotten")):
         ax.scatter(*points[part].T, s=6, color=color, alpha=0.55, linewidths=0, label=label)
     ax.set_title(shorten(title, 24), color=text_colour(title), fontsize=10.5)
     ax.set(xticks=[], yticks=[])
-    return ax.figure
 
 
-def tsne_panels(embeddings, is_forgotten, share=None):
+def tsne_panels(embeddings, is_forgotten, share):
     """One t-SNE panel per model; `embeddings` maps names to `(m, 2)`, `share` is that of D_f in the training images."""
     columns = min(5, len(embeddings))
     rows = -(-len(embeddings) // columns)
@@ -589,8 +544,8 @@ def tsne_panels(embeddings, is_forgotten, share=None):
         ax.set_axis_off()
     for ax, (name, points) in zip(axes.flat, embeddings.items()):
         embedding(points, is_forgotten, name, ax)
-    of_all = "" if share is None else f" (of the training images: {percent(share)})"
-    title = f"{percent(is_forgotten.mean())} of the points are forgotten images{of_all}"
+    here, of_all = percent(is_forgotten.mean()), percent(share)
+    title = f"{here} of the points are forgotten images (of the training images: {of_all})"
     legend_below(axes[0, 0], markerscale=4, title=title)
     return figure
 
@@ -605,30 +560,41 @@ def gap_against_cost(points, floors=None):
         points: the table of `results.tables.gap_points`: scenario, method, kind, gap, low, high, cost, group.
         floors: `{scenario: {"mean", "low", "high"}}`, the floor with its interval; without, the second Gold's gap.
     """
-    scenarios = list(dict.fromkeys(of_kind(points, "method").scenario))
-    if not scenarios:
+    scenarios = of_kind(points, "method").scenario
+    if scenarios.empty:
         return sentence("no point: every method diverged")
-    figure, axes = grid(1, len(scenarios), max(6, 5.4 * len(scenarios)), 4.6)
+    figure, panels = by_scenario(points[points.scenario.isin(scenarios)], 5.4, 4.6)
     handles = {}
-    for ax, scenario in zip(axes[0], scenarios):
-        gap_panel(points[points.scenario == scenario], (floors or {}).get(scenario), ax)
+    for ax, scenario, rows in panels:
+        gap_panel(rows, (floors or {}).get(scenario), ax)
         handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels())}
-        ax.set_title(TITLES[scenario])
     handles = {label: handles[label] for label in [*IDEAS, *handles] if label in handles}
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), columnspacing=1.2)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # from here on nothing moves
-    for ax, scenario in zip(axes[0], scenarios):
-        label_points(ax, of_kind(points[points.scenario == scenario], "method"))
+    for ax, _, rows in panels:
+        label_points(ax, of_kind(rows, "method"))
     return figure
 
 
-def gap_panel(points, floor=None, ax=None):
-    """One scenario's panel of `gap_against_cost`, without the names of the points (`label_points`)."""
-    ax = axes_on(ax, 6, 4.4)
+def gap_panel(points, floor, ax):
+    """One scenario's panel of `gap_against_cost`, without the names of the points (`label_points`).
+
+    The axis of cost is logarithmic and its left edge is 0; that of the gap has square roots, to show small gaps.
+    """
     methods, original = of_kind(points, "method"), of_kind(points, "original").gap.iloc[0]
-    cost = cost_axis(ax, methods.cost)
-    gap_axis(ax, 1.15 * max(methods.high.max(), original, 1))
+    some = methods.cost[methods.cost > 0]
+    left, right = (some.min() / 2.2, some.max() * 1.7) if len(some) else (0.1, 1)
+    cost, top = methods.cost.clip(lower=1.05 * left), 1.15 * max(methods.high.max(), original, 1)
+    ax.set(xscale="log", xlim=(left, right), xlabel="images processed, % of retraining")
+    ticks = [n * 10.0**power for power in range(-6, 5) for n in (1, 2, 5)]
+    ticks = [tick for tick in ticks if 1.3 * left < tick <= right]
+    ax.set_xticks([left, *ticks], ["0", *(f"{tick:g}" for tick in ticks)])
+    ax.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), np.square))
+    ticks = [tick for tick in (0, 0.25, 1, 2, 5, 10, 20, 40, 70, 100) if tick <= top]
+    ax.set(ylim=(0, top), ylabel="mean gap to Gold, points", yticks=ticks, yticklabels=[f"{tick:g}" for tick in ticks])
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_minor_locator(NullLocator())
     second = points[(points.kind == "gold") & (points.method != "Gold")].gap
     if floor is None and len(second):
         floor = {"low": 0, "mean": np.nan, "high": second.iloc[0]}
@@ -637,48 +603,18 @@ def gap_panel(points, floor=None, ax=None):
         ax.axhspan(low, floor["high"], color=GOLD, alpha=0.35, linewidth=0)
         ax.axhline(floor["mean"], color=GOLD, linewidth=1.2, zorder=1)
         write(ax, "floor: Gold against Gold", (0.015, low), (0, 2), ("axes fraction", "data"), color=GOLD_TEXT)
-    left, right = ax.get_xlim()
     ax.axhline(original, color=ORIGINAL, linestyle=":", linewidth=1.2, zorder=1)
     ax.plot(left, original, "s", color=ORIGINAL, markersize=8, clip_on=False, zorder=4, label="Original")
-    corners = stairs(cost, methods.gap, original, left, right)
-    ax.plot(*corners, color="0.35", linewidth=1.4, zorder=1.5, label="Pareto front")
+    all_points = np.array([(left, original), *zip(cost, methods.gap)])
+    front = all_points[pareto(*all_points.T)]
+    x, y = front[np.argsort(front[:, 0], kind="stable")].T.repeat(2, axis=1)  # stairs: level, then down
+    ax.plot([*x[1:], right], y, color="0.35", linewidth=1.4, zorder=1.5, label="Pareto front")
     groups = methods.group.where(methods.group.isin([*IDEAS]), "own")
     for idea in groups.unique():
         rows, (color, marker) = methods[groups == idea], IDEAS[idea]
         look = {"color": color, "markeredgecolor": "white", "markeredgewidth": 0.7, "zorder": 3, "clip_on": False}
-        look |= {"fmt": marker, "markersize": 11 if marker == "*" else 7}
-        error = [rows.gap - rows.low, rows.high - rows.gap]
-        ax.errorbar(cost[rows.index], rows.gap, error, label=idea, **look)
-    return ax.figure
-
-
-def stairs(cost, gap, original, left, right):
-    """The corners x, y of the Pareto front from Original, at cost 0 and the left edge, to the right edge."""
-    cost, gap = np.array([left, *cost]), np.array([original, *gap])
-    front = np.flatnonzero(pareto(cost, gap))
-    front = front[np.argsort(cost[front], kind="stable")]
-    return [left, *np.repeat(cost[front], 2)[1:], right][-2 * len(front) :], np.repeat(gap[front], 2)
-
-
-def gap_axis(ax, top):
-    """A vertical axis of points from 0 to `top`, by square roots, so that small gaps can be told apart."""
-    ax.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), np.square))
-    ticks = [tick for tick in (0, 0.25, 1, 2, 5, 10, 20, 40, 70, 100) if tick <= top]
-    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.set(ylim=(0, top), ylabel="mean gap to Gold, points")
-
-
-def cost_axis(ax, cost):
-    """A logarithmic horizontal axis of cost in percent, whose left edge is 0; returns `cost` with 0 moved there."""
-    some = cost[cost > 0]
-    left, right = (some.min() / 2.2, some.max() * 1.7) if len(some) else (0.1, 1)
-    ax.set(xscale="log", xlim=(left, right), xlabel="images processed, % of retraining")
-    ticks = [n * 10.0**power for power in range(-6, 5) for n in (1, 2, 5)]
-    ax.set_xticks([left, *(tick for tick in ticks if 1.3 * left < tick <= right)])
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value <= 1.01 * left else f"{value:g}"))
-    ax.xaxis.set_minor_locator(NullLocator())
-    return cost.clip(lower=1.05 * left)
+        error, size = [rows.gap - rows.low, rows.high - rows.gap], 11 if marker == "*" else 7
+        ax.errorbar(cost[rows.index], rows.gap, error, label=idea, fmt=marker, markersize=size, **look)
 
 
 def label_points(ax, points):
@@ -686,42 +622,37 @@ def label_points(ax, points):
 
     A line leads to a name that is not right beside its point.
     """
-    unit, bounds, to_pixels = ax.figure.dpi / 72, ax.get_window_extent().extents, ax.transData.transform
+    unit, panel, to_pixels = ax.figure.dpi / 72, ax.get_window_extent(), ax.transData.transform
     cost = points.cost.clip(lower=1.05 * ax.get_xlim()[0])
     dots, low, high = (to_pixels(np.c_[cost, points[name]]) for name in ("gap", "low", "high"))
-    taken = [*np.c_[dots - 5 * unit, dots + 5 * unit], *np.c_[np.subtract(low, (1, 0)), np.add(high, (1, 0))]]
-    for line in [line for line in ax.lines if line.get_linestyle() != "None"]:  # level and upright ones
-        drawn = line.get_transform().transform(line.get_xydata())
-        taken += [*np.c_[np.minimum(drawn[:-1], drawn[1:]) - 1, np.maximum(drawn[:-1], drawn[1:]) + 1]]
-    taken += [text.get_window_extent().extents for text in ax.texts]
+    taken = [Bbox(corners) for corners in [*zip(dots - 5 * unit, dots + 5 * unit), *zip(low, high)]]
+    taken += [text.get_window_extent() for text in ax.texts]
+    lines = [line for line in ax.lines if line.get_linestyle() != "None"]
+    paths = [line.get_transform().transform_path(line.get_path()) for line in lines]
+
+    def is_free(box):
+        return not box.count_overlaps(taken) and not any(path.intersects_bbox(box, filled=False) for path in paths)
+
     for method, point, dot in zip(points.method, np.c_[cost, points.gap], dots):
         name = METHODS[method].short if method in METHODS else method
         label = write(ax, shorten(name, 18), point, color="0.15", ha="center", va="center", zorder=4)
-        places = boxes_around(dot, np.add(label.get_window_extent().size, (3 * unit, 0)), unit, bounds)
-        free = places[~overlaps(places, np.array(taken))]
-        box = next(iter([*free[:1], *places[:1], np.tile(dot, 2)]))
+        boxes = boxes_around(dot, np.add(label.get_window_extent().size, (3 * unit, 0)), unit)
+        inside = [box for box in boxes if panel.count_contains(box.corners()) == 4]
+        box = next(filter(is_free, inside), (inside or boxes)[0])
         taken.append(box)
-        offset = ((box[:2] + box[2:]) / 2 - dot) / unit
+        offset = (box.get_points().mean(0) - dot) / unit
         label.set_position(offset)
-        nearest = np.clip(dot, box[:2], box[2:])
-        if np.hypot(*(nearest - dot)) > 10 * unit:
+        if np.hypot(*(np.clip(dot, box.min, box.max) - dot)) > 10 * unit:
             arrow = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.7, "shrinkB": 0}
             ax.annotate("", point, offset, textcoords="offset points", zorder=1, arrowprops=arrow)
 
 
-def boxes_around(point, size, unit, bounds):
-    """Boxes (left, low, right, high) `(n, 4)` of a size around a point and inside `bounds`, the nearest first."""
+def boxes_around(point, size, unit):
+    """Boxes of a size in 24 directions around a point, the nearest first; all in pixels, `unit` of them per point."""
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     distances = unit * np.arange(5, 150, 4)[:, None, None] + size / 2
     centres = (point + distances * np.c_[np.cos(angles), np.sin(angles)]).reshape(-1, 2)
-    boxes = np.c_[centres - size / 2, centres + size / 2]
-    return boxes[((bounds[:2] < boxes[:, :2]) & (boxes[:, 2:] < bounds[2:])).all(1)]
-
-
-def overlaps(boxes, others):
-    """Which of `boxes` `(n, 4)` share a point with one of `others` `(m, 4)`, bool `(n,)`."""
-    boxes = boxes[:, None]
-    return ((boxes[..., :2] < others[:, 2:]) & (others[:, :2] < boxes[..., 2:])).all(2).any(1)
+    return [Bbox((centre - size / 2, centre + size / 2)) for centre in centres]
 
 
 # --- attacks ------------------------------------------------------------------------------------------------------
@@ -753,61 +684,50 @@ def battery(values, floors, ax=None):
         floors: for each attack the unit of the colours, above 0.
     """
     values = values.drop(columns="MIA, correctness", errors="ignore")
-    headings = [ATTACKS.get(name, ("", textwrap.fill(name, 10), 3)) for name in values]
-    written = values.astype(object)
-    for name, (_, _, digits) in zip(values, headings):
-        written[name] = [fixed(value, digits) for value in values[name]]
+    groups, headings, digits = zip(*(ATTACKS.get(name, ("", textwrap.fill(name, 10), 3)) for name in values))
+    rounded = values.round(dict(zip(values, digits))) + 0.0  # no minus sign before a zero
+    written = [[f"{value:.{n}f}".replace("-", "−") for value, n in zip(row, digits)] for row in rounded.to_numpy()]
     units = (values - values.loc["Gold"]).abs() / floors[values.columns]
     steps, colours = [0, 1, 2, 4, 8, 16], ["#FFFFFF", *sns.color_palette("Blues", 7)[1:6]]
     look = {"cmap": ListedColormap(colours), "norm": BoundaryNorm(steps, len(steps), extend="max")}
-    ax = axes_on(ax, 2.6 + 0.72 * len(values.columns), 2.3 + 0.32 * len(values))
+    look |= {"annot": written, "fmt": "", "annot_kws": {"size": 9}, "linewidths": 0.5, "linecolor": "0.85"}
     bar = {"ticks": steps, "format": "%g", "location": "bottom", "shrink": 0.5, "aspect": 40, "pad": 0.03}
     bar["label"] = "distance from Gold, in mean distances of two Golds (at least 0.5 points or 0.005)"
-    look |= {"annot": written, "fmt": "", "annot_kws": {"size": 9}, "linewidths": 0.5, "linecolor": "0.85"}
-    models = [shorten(name, 26) for name in values.index]
-    sns.heatmap(units, mask=units.isna(), **look, cbar_kws=bar, yticklabels=models, xticklabels=True, ax=ax)
+    ax = axes_on(ax, 2.6 + 0.72 * len(headings), 2.3 + 0.32 * len(values))
+    sns.heatmap(units, mask=units.isna(), cbar_kws=bar, xticklabels=headings, ax=ax, **look)
     ax.collections[0].colorbar.outline.set(visible=True, edgecolor="0.6")
-    ax.set_facecolor("0.88")
+    ax.set(xlabel="", ylabel="", facecolor="0.88")
     ax.axhline(2, color="0.2", linewidth=1.6)
-    ax.set(xlabel="", ylabel="")
+    name_models(ax, values.index)
     ax.xaxis.tick_top()
-    ax.set_xticks(np.arange(len(headings)) + 0.5, [heading for _, heading, _ in headings], rotation=0, fontsize=9)
-    ax.tick_params(axis="both", length=0)
-    group_headings(ax, [group for group, _, _ in headings])
-    for name, label in zip(values.index, ax.get_yticklabels()):
-        label.set(color=text_colour(name), rotation=0)
+    ax.tick_params(length=0)
+    ax.tick_params(axis="x", labelrotation=0, labelsize=9)
+    group_headings(ax, groups)
     return ax.figure
-
-
-def fixed(value, digits):
-    """A number with fixed decimals and a true minus sign, none before a zero."""
-    text = f"{value:.{digits}f}"
-    return text.replace("-", "−" if float(text) else "")
 
 
 def group_headings(ax, groups):
     """Write each run of equal `groups` over its columns, and draw lines beneath and between them."""
     edges = [i for i in range(len(groups) + 1) if i in (0, len(groups)) or groups[i] != groups[i - 1]]
+    above = ax.get_xaxis_transform() + ScaledTranslation(0, 33 / 72, ax.figure.dpi_scale_trans)
     for start, stop in pairwise(edges):
         ax.axvline(start, color="0.2", linewidth=1.2 if start else 0)
         text = textwrap.fill(groups[start], max(11 * (stop - start), 14))
         style = {"ha": "center", "va": "bottom", "fontsize": 9.5, "fontweight": "bold"}
         write(ax, text, ((start + stop) / 2, 1), (0, 36), ("data", "axes fraction"), **style)
-        if groups[start]:
-            above = ax.get_xaxis_transform() + ScaledTranslation(0, 33 / 72, ax.figure.dpi_scale_trans)
+        if text:
             ends = [start + 0.08, stop - 0.08]
             ax.plot(ends, [1, 1], color="0.3", linewidth=1.2, clip_on=False, transform=above)
 
 
-def relearn_curves(curves, original, tolerance=5, ax=None):
+def relearn_curves(curves, original, ax=None):
     """Forget accuracy by gradient step of relearning, one line per model, the range over seeds as a band.
 
     Args:
         curves: the tables of `audit.relearn` with a column method (and seed).
-        original: Original's forget accuracy in percent; the dashed line is `tolerance` percent below it.
+        original: Original's forget accuracy in percent; the dashed line is 5 % below it.
     """
-    ax = axes_on(ax, 7.6, 3.9)
-    names, level, ends = list(dict.fromkeys(curves.method)), (1 - tolerance / 100) * original, []
+    ax, level, ends, names = axes_on(ax, 7.6, 3.9), 0.95 * original, [], list(dict.fromkeys(curves.method))
     for name in names:
         color, _, line = looks(names)[name]
         by_step = curves[curves.method == name].groupby("step").accuracy
@@ -815,13 +735,13 @@ def relearn_curves(curves, original, tolerance=5, ax=None):
         ax.plot(mean.index, mean, color=color, linestyle=line, linewidth=width, zorder=3.5 - width / 3, label=name)
         ax.fill_between(mean.index, by_step.min(), by_step.max(), color=color, alpha=0.1, linewidth=0)
         ends.append(mean.iloc[-1])
-    label = f"within {tolerance} % of Original"
+    label = "within 5 % of Original"
     ax.axhline(level, color="0.3", linestyle="--", linewidth=1, zorder=1, label=label)
     write(ax, label, (0.015, level), (0, 2), ("axes fraction", "data"))
+    low, high = percent_limits([*curves.accuracy, level])
     ax.set(xlabel="gradient steps on forgotten and retained images", ylabel="forget accuracy, %")
-    ax.set(xlim=(0, curves.step.max()), ylim=percent_limits([*curves.accuracy, level]))
+    ax.set(xlim=(0, curves.step.max()), ylim=(low, high))
     whole_numbers(ax)
-    low, high = ax.get_ylim()
     heights = (np.array(ends) - low) / (high - low)
     for name, height, place in zip(names, heights, spread(heights, 0.062)):
         color = GOLD_TEXT if name == "Gold" else looks(names)[name][0]
@@ -835,14 +755,14 @@ def relearn_curves(curves, original, tolerance=5, ax=None):
 def margin_histograms(trained, never, pictures, names):
     """The basis of U-LiRA: one panel per image, its margins under models trained on it and models that never saw it.
 
+    The curves are the normal distributions fitted to them. Fewer than 30 models are short lines, more a histogram.
+
     Args:
-        trained, never: margins `(models, images)`; the curves are the normal distributions fitted to them. Fewer than
-            30 models are short lines, more a histogram.
+        trained, never: margins `(models, images)`.
         pictures: the images, uint8 `(images, size, size, 3)`.
         names: titles of the panels.
     """
-    count = len(names)
-    figure, axes = grid(2, count, max(2.5 * count, 5), 4, height_ratios=[1, 1.7])
+    figure, axes = grid(2, len(names), max(2.5 * len(names), 5), 4, height_ratios=[1, 1.7])
     for i, (picture, ax) in enumerate(zip(*axes)):
         picture.imshow(np.asarray(pictures[i]))
         picture.set(xticks=[], yticks=[])
@@ -867,55 +787,52 @@ def margin_histograms(trained, never, pictures, names):
     return figure
 
 
-def loss_histograms(losses, forgotten="forget", unseen="test", axes=None):
+def loss_histograms(losses, unseen="test", axes=None):
     """Histograms of the loss on forgotten and on unseen images, one panel per model.
 
     A model that remembers the forgotten images has lower losses on them than on unseen ones; Gold does not.
 
     Args:
         losses: `{model: {set: cross-entropy of each image, nats}}` of Original, Gold and a method.
-        forgotten, unseen: the two sets.
+        unseen: the set of unseen images.
         axes: as many as models, on which to draw instead of on a new figure.
     """
     axes = grid(1, len(losses), 3.5 * len(losses), 3.5, sharey=True)[1][0] if axes is None else axes
-    least, most = 1e-4, max(np.quantile(values, 0.999) for both in losses.values() for values in both.values())
-    edges = np.geomspace(least, max(most, 1), 26)
+    most = max(np.quantile(values, 0.999) for both in losses.values() for values in both.values())
+    edges = np.geomspace(1e-4, max(most, 1), 26)
     for ax, (name, both) in zip(axes, losses.items()):
-        for part, label in ((forgotten, "forgotten images"), (unseen, f"unseen images ({unseen})")):
+        for part, label in (("forget", "forgotten images"), (unseen, f"unseen images ({unseen})")):
             values, color = np.clip(both[part], *edges[[0, -1]]), SETS[part][0]
-            shares = np.full(len(values), 100 / len(values))
-            ax.hist(values, edges, weights=shares, color=color, alpha=0.45, linewidth=0, label=label)
-            ax.hist(values, edges, weights=shares, color=color, histtype="step", linewidth=1.6)
-        pairs = mannwhitneyu(both[unseen], both[forgotten]).statistic / len(both[unseen]) / len(both[forgotten])
+            bars = {"x": values, "bins": edges, "weights": np.full(len(values), 100 / len(values)), "color": color}
+            ax.hist(**bars, alpha=0.45, linewidth=0, label=label)
+            ax.hist(**bars, histtype="step", linewidth=1.6)
+        pairs = mannwhitneyu(both[unseen], both["forget"]).statistic / len(both[unseen]) / len(both["forget"])
         text = f"the forgotten image has the lower loss\nin {percent(pairs)} of pairs (no difference: 50 %)"
         write(ax, text, (0.5, 0.97), coordinates="axes fraction", ha="center", va="top")
         ax.set_title(shorten(name, 28), color=text_colour(name))
         ax.set(xscale="log", xlabel="loss, nats (log scale)", xlim=edges[[0, -1]])
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xticks([least, 0.01, 1], [f"≤ {least:g}", "0.01", "1"])
+        ax.set_xticks([1e-4, 0.01, 1], ["≤ 0.0001", "0.01", "1"])
+        ax.set_xticks([], minor=True)
     axes[0].set_ylabel("% of the images")
     axes[0].set_ylim(0, 1.25 * axes[0].get_ylim()[1])
     legend_below(axes[0])
     return axes[0].figure
 
 
-def distributions(values, xlabel, classes=None, ax=None):
-    """The share of images with a lower entropy, one line per model.
+def distributions(values, xlabel, classes, ax=None):
+    """The share of images with a lower entropy, and a mark at that of a uniform prediction, ln(`classes`).
 
-    Args:
-        values: `{model: entropy of each image, nats}`.
-        classes: how many there are, for the mark at the entropy of a uniform prediction, ln(classes).
+    `values` is `{model: entropy of each image, nats}`, one line per model.
     """
     ax = axes_on(ax, 7, 3.2)
     for name, array in values.items():
         color, _, line = looks(values)[name]
         width = 2.8 if name == "Gold" else 1.8
         ax.ecdf(np.asarray(array), color=color, linestyle=line, linewidth=width, label=name)
-    if classes:
-        highest = np.log(classes)
-        ax.axvline(highest, color="0.3", linestyle=":", linewidth=1.4)
-        write(ax, f"uniform: ln {classes}", (highest, 0.04), (-4, 0), ha="right")
-        ax.set_xlim(-0.03 * highest, 1.03 * highest)
-    ax.set(xlabel=xlabel, ylabel="share of images\nwith lower entropy", ylim=(0, 1.02))
+    highest = np.log(classes)
+    ax.axvline(highest, color="0.3", linestyle=":", linewidth=1.4)
+    write(ax, f"uniform: ln {classes}", (highest, 0.04), (-4, 0), ha="right")
+    ax.set(xlabel=xlabel, ylabel="share of images\nwith lower entropy")
+    ax.set(xlim=(-0.03 * highest, 1.03 * highest), ylim=(0, 1.02))
     legend_right(ax)
     return ax.figure

@@ -48,6 +48,7 @@ NEEDS = {
     "17": Needs(after_methods=True),
     "13": Needs(shadows=True),
 }
+DEFAULT = Needs()
 FIRST = "01"  # the notebook to open first
 SHADOWS_PER_JOB = 3  # on one machine, where starting a process costs as much as training briefly
 
@@ -130,25 +131,25 @@ def list_jobs(parameters, facts, seeds, numbers, separate=False):
         models, shadows = model_jobs(f"{shown}/seed{seed}", own, facts["identity"], separate)
         jobs += models + shadows
         for number, path in notebooks.items():
-            needs = NEEDS.get(number, Needs())
+            needs = NEEDS.get(number, DEFAULT)
             if not needs.all_seeds:
                 job = notebook_job(path, f"{shown}/seed{seed}", own, facts["identity"])
                 job.after = [m.result for m in models * needs.models + shadows * needs.shadows]
                 jobs.append(job)
     for number, path in notebooks.items():
-        if NEEDS.get(number, Needs()).all_seeds:
+        if NEEDS.get(number, DEFAULT).all_seeds:
             own = {**parameters, "seed": seeds[0]}
             shows = sorted({*seeds, *complete_seeds(folder)})
             jobs.append(notebook_job(path, shown, own, [facts["identity"], shows], all_seeds=True))
     for job in jobs:
-        if NEEDS.get(job.kind, Needs()).after_methods:
+        if NEEDS.get(job.kind, DEFAULT).after_methods:
             job.after += [j.result for j in jobs if comes_before(j, job)]
     return in_order(jobs)
 
 
 def comes_before(one, other):
     """Whether a notebook is one that `other`, which comes after those of its seed or seeds, must wait for."""
-    needs = NEEDS.get(one.kind, Needs())
+    needs = NEEDS.get(one.kind, DEFAULT)
     plain = not (needs.shadows or needs.after_methods)
     return bool(one.notebook) and plain and other.seed in (None, one.seed)
 
@@ -158,7 +159,7 @@ def in_order(jobs):
     order = list(find_notebooks())
 
     def rank(job):
-        needs = NEEDS.get(job.kind, Needs())
+        needs = NEEDS.get(job.kind, DEFAULT)
         late = needs.after_methods + 3 * needs.shadows if job.notebook else 2 * ("shadow" in job.kind)
         step = 1 + order.index(job.kind) if job.notebook and needs.models else int(not job.notebook)
         return late, -1 if job.seed is None else job.seed, step
@@ -171,7 +172,7 @@ def in_order(jobs):
 
 def complete_seeds(folder):
     """The seeds whose notebooks with methods have all been run, whatever the last command was."""
-    numbers = [number for number in find_notebooks() if NEEDS.get(number, Needs()).runs_methods]
+    numbers = [number for number in find_notebooks() if NEEDS.get(number, DEFAULT).runs_methods]
     seeds = [int(path.name[4:]) for path in folder.glob("seed*") if path.name[4:].isdigit()]
     return [seed for seed in seeds if all((folder / f"seed{seed}/{number}.json").exists() for number in numbers)]
 
@@ -195,10 +196,10 @@ def notebook_job(path, folder, parameters, identity, all_seeds=False):
 
 def model_jobs(folder, parameters, identity, separate):
     """The jobs that train Original and the Golds, and those that train shadow models, of one seed."""
-    made_from = key([code_used("import helpers.audit.shadows", parameters["preset"]), parameters, identity])
     seed = parameters["seed"]
 
     def job(kind, models, title):
+        used = "helpers.audit.shadows" if "shadow" in kind else "helpers.experiment"
         name = f"{scenario}-{title}".replace(" ", "-")
         return Job(
             kind=f"{scenario} {kind}",
@@ -206,7 +207,7 @@ def model_jobs(folder, parameters, identity, separate):
             name=f"{name}-seed{seed}".replace("-", "_"),
             seed=seed,
             result=f"{folder}/models/{name.lower()}.json",
-            made_from=made_from,
+            made_from=key([code_used(f"import {used}", parameters["preset"]), parameters, identity]),
             parameters=parameters,
             models=models,
             scenario=scenario,

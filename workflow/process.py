@@ -17,7 +17,7 @@ from helpers.messages import duration
 from helpers.paths import replace_text
 
 ATTEMPTS = 2
-SECONDS_BETWEEN_LINES = 15
+SECONDS_BETWEEN_LINES = 30
 
 
 def main(work):

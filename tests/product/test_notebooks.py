@@ -59,9 +59,9 @@ def test_the_parameters_cell_is_the_one_definition(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_code_cells_are_short(path):
-    """A reader sees the idea: no cell over 35 lines, the median under 8."""
+    """A reader sees the idea: no cell over 35 lines, the median of those after parameters and imports at most 8."""
     lengths = [len(c.source.splitlines()) for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
-    assert max(lengths) <= 35 and median(lengths) <= 8
+    assert max(lengths) <= 35 and median(lengths[2:]) <= 8
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

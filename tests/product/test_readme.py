@@ -42,7 +42,7 @@ def test_links_lead_somewhere(page):
 
 def test_every_option_of_the_readme_exists():
     """Options that the README names are those of the parameters or of the command line."""
-    options = set(re.findall(r"`[^`]*?(--[a-z-]+)", README))
+    options = set(re.findall(r"(?<![-<])(--[a-z][a-z-]+)", README)) - {"--help"}
     known = {parameter.option for parameter in PARAMETERS.values()}
     source = (ROOT / "workflow" / "suite.py").read_text(encoding="utf-8")
     assert options and not [option for option in options if option not in known and f'"{option}"' not in source]

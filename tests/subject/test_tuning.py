@@ -104,7 +104,7 @@ def test_tuned_runs_have_the_chosen_settings_and_their_origin(experiment, monkey
     pd.DataFrame(rows, columns=COLUMNS).to_csv(tmp_path / "smoke.csv", index=False)
     names = ["Gradient ascent", "M1 Retain FT"]
     first, second = tuned(experiment, names)
-    assert first.settings == settings and first.settings_origin == "tuned on scikit-learn digits"
+    assert first.settings == settings and first.settings_origin == "tuned on clean digits (scikit-learn)"
     assert second.settings == experiment.settings("M1 Retain FT")
     assert second.settings_origin == experiment.settings_origin("M1 Retain FT")
     changed, _ = tuned(experiment, names, **{"Gradient ascent": {"epochs": 1}})
@@ -144,9 +144,10 @@ def test_held_out_images_are_those_that_no_audit_attacks(experiment):
     """The second half of the validation images; in the class scenario without the forgotten class's."""
     from helpers.audit.shadows import target_index
 
-    model, seen = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)), []
+    seen = []
     by_class = Experiment(experiment.data, "class", "smoke")
     for e in (experiment, by_class):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * e.split.train.image_size**2, 10))
         measured = held_out_accuracies(model, e.split)
         validation = e.split.validation
         half = validation.reset(index=validation.index[len(validation.index) // 2 :], shuffle=False)
@@ -169,7 +170,7 @@ def test_strengths_near_one_are_drawn_by_their_distance_from_one(experiment):
 @pytest.mark.parametrize(
     "options, words",
     [
-        (["--data", "nosuch"], "tune.py: data 'nosuch' is unknown: use digits, cifar10 or an existing folder"),
+        (["--data", "nosuch"], "tune.py: data 'nosuch' is unknown: use noisy-digits, clean-digits, cifar10 or"),
         (["--preset", "smoke", "--methods", "SalUm"], "'SalUm' is unknown"),
         (["--preset", "quik"], "'quik' is unknown"),
         (["--trials", "3"], "'--trials' is unknown"),
