@@ -598,7 +598,9 @@ def gap_panel(points, floor, ax):
     second = points[(points.kind == "gold") & (points.method != "Gold")].gap
     if floor is None and len(second):
         floor = {"low": 0, "mean": np.nan, "high": second.iloc[0]}
-    if floor is not None and np.isfinite(floor["high"]):
+    if floor is not None and not np.isfinite(floor["high"]):  # one pair of Golds has no interval
+        floor = {"low": 0, "mean": np.nan, "high": floor["mean"]}
+    if floor is not None:
         low = max(floor["low"], 0)
         ax.axhspan(low, floor["high"], color=GOLD, alpha=0.35, linewidth=0)
         ax.axhline(floor["mean"], color=GOLD, linewidth=1.2, zorder=1)

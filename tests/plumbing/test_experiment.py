@@ -340,9 +340,9 @@ def test_settings_are_complete_and_have_an_origin():
     own = PRESETS["smoke"]["class"]["methods"]["2-Stage"]
     assert e.settings("2-Stage").items() > own.items() and "tau" in e.settings("2-Stage")
     run = e.unlearn("2-Stage")
-    assert run.settings == e.settings("2-Stage") and run.settings_origin == "preset smoke, chosen for digits"
+    assert run.settings == e.settings("2-Stage") and run.settings_origin == "preset smoke, chosen for noisy-digits"
     assert e.unlearn("2-Stage", lr=0.001).settings_origin == "set in the call"
-    assert e.settings_origin("NegGrad+") == "preset smoke, chosen for digits"
+    assert e.settings_origin("NegGrad+") == "preset smoke, chosen for noisy-digits"
     assert e.settings_origin("Bad Teacher") == "defaults (Chundawat et al., AAAI 2023)"
     assert e.unlearn("Nothing", nothing).settings_origin == "defaults of the function"
 

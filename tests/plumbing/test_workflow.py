@@ -161,9 +161,9 @@ def test_a_parameter_is_added_in_one_place(tmp_path):
     """A record in `parameters.py` is enough for the command line, its help, its check and the notebooks' cell."""
     repository = make_repository(tmp_path, ["03"])
     path = repository / "helpers/parameters.py"
-    record = 'Parameter("depth", 1, "of something", "depth", whole_number, "--depth", "D"),'
-    path.write_text(path.read_text().replace("    for parameter in (\n", f"    for parameter in (\n        {record}\n"))
-    assert "--depth D" in suite(repository, "--help").stdout
+    record = 'Parameter("depth", 1, "of something", whole_number, "--depth"),'
+    path.write_text(path.read_text().replace("RECORDS = (\n", f"RECORDS = (\n    {record}\n"))
+    assert "--depth DEPTH" in suite(repository, "--help").stdout
     assert "--depth: 'deep' is not a whole number" in suite(repository, "--depth", "deep").stderr
     written = subprocess.run([sys.executable, "workflow/cells.py"], cwd=repository, capture_output=True, text=True)
     assert written.stdout == "updated 03_some_words.ipynb\n"
