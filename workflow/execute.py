@@ -13,6 +13,7 @@ from importlib.metadata import version
 from uuid import uuid4
 
 os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # this environment's kernel, whatever else is installed
+sys.modules["rfc3987_syntax"] = None  # jsonschema imports it for 2 s to check web addresses, which notebooks lack
 
 import nbformat
 import papermill

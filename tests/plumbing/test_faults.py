@@ -22,7 +22,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from repository import PATIENCE, ROOT, execute, make_repository, order, running_suite, suite, wait_until
+from repository import PATIENCE, ROOT, execute, make_repository, notebooks_run, order, running_suite, suite, wait_until
 from safetensors.torch import load_file
 
 from helpers import paths, store
@@ -114,7 +114,7 @@ def test_a_killed_job_is_tried_again_and_leaves_no_kernel(tmp_path):
         kernels = job.children(recursive=True)
         job.kill()
         assert kernels and not psutil.wait_procs(kernels, timeout=60)[1]
-        wait_until(lambda: (tmp_path / "order.txt").read_text().split() == ["03", "03"])
+        wait_until(lambda: notebooks_run(tmp_path) == ["03", "03"])
         (tmp_path / "wait03").unlink()
         assert process.wait(PATIENCE) == 0
 
@@ -137,7 +137,7 @@ def test_whatever_is_killed_the_same_command_ends_with_the_same_models(tmp_path,
         files = repository.glob("runs/models/**/*.safetensors")
         left[name] = {file.name: store.checksum("", load_file(file)) for file in files}
         assert "Nothing to do" in suite(repository, *options).stdout
-    assert len(left["whole"]) >= 8 and left["killed"] == left["whole"]
+    assert len(left["whole"]) >= 5 and left["killed"] == left["whole"]
 
 
 def kill_once(repository, options, kind):
