@@ -487,7 +487,7 @@ def rates(table):
 
 
 def preset_costs(names, count):
-    """A row a preset and scenario: images by kind, hours here, and hours on a GPU by arithmetic."""
+    """One row per preset and scenario: images by kind, hours here, and hours on a GPU by arithmetic."""
     rows = []
     for name in names:
         for scenario, table in PRESETS[name].items():
