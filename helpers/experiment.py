@@ -1,6 +1,6 @@
 """A scenario on one data set, at one preset and seed: its split, and its models, each trained at most once.
 
-A model is found again under `runs/` by what determines it. Verbs train what is missing; nothing trains by being read.
+A model is found again under `runs/` by what determines it. Verbs train what is missing; no property trains.
 """
 
 import inspect
@@ -20,11 +20,11 @@ from safetensors import SafetensorError
 
 from . import devices, methods, paths, store
 from .data import SPLIT_SEED, class_numbers, make_split
-from .datasets import subset
+from .datasets import load_data, read_forget_list, subset
 from .messages import report_progress
-from .metrics import accuracy, predict
+from .metrics import accuracy, measure, predict
 from .models import build_model
-from .parameters import check
+from .parameters import check, checked
 from .presets import PRESETS
 from .training import Checkpoint, Diverged, train, unlearn
 
@@ -247,6 +247,12 @@ class Experiment:
         settings = {**self.preset["model"], **changes}
         return build_model(**settings, classes=len(self.data.classes), seed=seed).to(self.device)
 
+    @property
+    def network(self):
+        """The network's name, and its depth where that is not the name's."""
+        depth = self.preset["model"].get("depth")
+        return self.preset["model"]["name"] + (f" cut to {depth} blocks" if depth else "")
+
     @cached_property
     def precision(self):
         """The type of number in which the network computes here."""
@@ -383,10 +389,12 @@ class Experiment:
         made_with = {"name": name, **made_with}
         path = self._path(name, made_with)
         if path not in self.memo:
+            model, made = None, []
             if self.may_train:
-                made = []
-                found = store.get_or_make(path, made_with, lambda: made.append(1) or self._measured(name, kind, make))
-                if not made:
+                found = store.get_or_make(path, made_with, lambda: self._measured(name, kind, make, made=made))
+                if made:  # others start from it, even if its weights are not stored
+                    model = made[0] if kind in ("original", "shadow") else None
+                else:
                     self.report(f"{self.scenario.name}: {name}, found in runs/")
             else:
                 found = store.load(path, made_with)
@@ -406,22 +414,27 @@ class Experiment:
                 environment=record["environment"],
                 logits={n: outputs[f"logits {n}"] for n in self.scenario.sets if f"logits {n}" in outputs},
                 features=outputs.get("features"),
-                load_model=cache(lambda: self._load_model(path, made_with, record, kind, make)),
+                load_model=cache(lambda: model or self._load_model(path, made_with, record, kind, make)),
                 diverged=record.get("diverged", ""),
             )
         return self.memo[path]
 
-    def _measured(self, name, kind, make, keep=None):
-        """Arguments of `store.save`: outputs of the model that `make` returns, weights if they are kept, record."""
+    def _measured(self, name, kind, make, keep=None, made=None):
+        """Arguments of `store.save`: outputs of the model that `make` returns, weights if they are kept, record.
+
+        The model itself is added to the list `made`.
+        """
         model, record = make()
+        if made is not None:
+            made.append(model)
         outputs = {} if model is None else self._outputs(model)
         if kind == "method" and not all(tensor.isfinite().all() for tensor in outputs.values()):
             outputs, record["diverged"] = {}, f"{name} diverged: its predictions are not finite"
-        keep = self._keeps_weights(name, kind) if keep is None else keep
+        keep = self.keeps_weights(name, kind) if keep is None else keep
         weights = model.state_dict() if model is not None and keep else None
         return outputs, weights, {"name": name, "kind": kind, "environment": environment(self), **record}
 
-    def _keeps_weights(self, name, kind):
+    def keeps_weights(self, name, kind):
         """Whether a model's weights are stored: all, or those that notebooks use (`presets`: keep_weights)."""
         if self.preset.get("keep_weights", "all") == "all":
             return True
@@ -430,7 +443,7 @@ class Experiment:
         return kind in ("original", "gold") or name in (*self.methods, *self.preset["audit"]["methods"])
 
     def _load_model(self, path, made_with, record, kind, make):
-        """The network of a stored run; made again if its weights were not kept or are damaged."""
+        """The network of a stored run; rebuilt if its weights were not kept or are damaged."""
         weights = store.load_weights(path)
         if weights is None:
             name = made_with["name"]
@@ -453,6 +466,13 @@ class Experiment:
         self.report(f"{self.scenario.name}: evaluating")
         logits = {f"logits {name}": predict(model, batches)[0] for name, batches in self.split.sets.items()}
         return {**logits, "features": predict(model, self.panel)[1]}
+
+    def measured(self, run):
+        """`metrics.measure` of a run against Gold; computed once for each."""
+        key = "measured", run.id
+        if key not in self.memo:
+            self.memo[key] = measure(run.logits, self.split, self.gold().logits)
+        return self.memo[key]
 
     @cached_property
     def panel(self):
@@ -483,6 +503,19 @@ class Experiment:
         if folder := os.environ.get("UNLEARNING_OUTPUT"):
             return paths.ROOT / folder
         return paths.RUNS / "interactive" / f"{self.data.name}-{self.preset_name}" / f"seed{self.seed}"
+
+
+def open_experiments(parameters):
+    """One `Experiment` per scenario of a run's parameters (`parameters.PARAMETERS`).
+
+    Raises:
+        ValueError: a parameter has the wrong type or value, or does not fit the data; in one line.
+    """
+    values = checked(parameters)
+    data = load_data(values.pop("data"), size=values["image_size"] or 32)
+    scenarios, listed = values.pop("scenarios"), values.pop("forget_list")
+    index = read_forget_list(listed, data) if listed else None
+    return [Experiment(data, name, **values, forget_index=index if name == "random" else None) for name in scenarios]
 
 
 def sample(index, at_most):

@@ -1,4 +1,4 @@
-"""Short digests of settings and of code: whether a stored result still is what it would be now. Imports no torch."""
+"""Short digests of settings and of code: they show whether a stored result is still valid. Imports no torch."""
 
 import ast
 import hashlib

@@ -15,7 +15,7 @@ def predict(model, batches):
     """Logits float32 `(n, classes)` and features float32 `(n, width)` of unshuffled `batches`, in evaluation mode.
 
     Features are the input of the last linear layer: ResNet-18's pooled maps, the ViT's class token. That layer is
-    computed in float32 whatever the rest runs in, so that losses near 0 keep their digits.
+    computed in float32 whatever the precision of the rest, so that losses near 0 keep their digits.
     """
     head = last_linear(model)
     device = head.weight.device

@@ -18,7 +18,7 @@ PACKAGED = "tf_efficientnet_lite0"  # its ImageNet weights come with the package
 KIT = "https://storage.googleapis.com/unlearning-challenge/weights_resnet18_cifar10.pth"
 
 
-def build_model(name="resnet18", *, classes=10, image_size=32, patch_size=16, weights=None, seed=0):
+def build_model(name="resnet18", *, classes=10, image_size=32, patch_size=16, depth=None, weights=None, seed=0):
     """A classifier with a fresh head for `classes` classes; the same seed gives the same initial weights.
 
     Args:
@@ -26,6 +26,7 @@ def build_model(name="resnet18", *, classes=10, image_size=32, patch_size=16, we
             and no pooling in it, as most papers on CIFAR-10) or any timm model, such as `vit_tiny_patch16_224`
             (document B).
         image_size, patch_size: of timm's networks that are made for one size; torchvision's accepts any.
+        depth: number of blocks of a vision transformer, if not as many as its name implies.
         weights: None for a random start; `"imagenet"` for timm's pretrained weights, which for
             `tf_efficientnet_lite0` come with an installed package, without a download; `"kit"` for the unlearning
             starting kit's CIFAR-10 ResNet-18; or the path of a local weights file of either kind.
@@ -44,39 +45,44 @@ def build_model(name="resnet18", *, classes=10, image_size=32, patch_size=16, we
             if name == "resnet18_cifar":
                 model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
                 nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-            else:
-                leave_out_padding(model.layer4)
             if weights:
                 load_kit_weights(model, weights)
         else:
-            model = _timm_model(name, classes, image_size, patch_size, weights)
-    return model.to(memory_format=torch.channels_last)
+            model = _timm_model(name, classes, image_size, patch_size, depth, weights)
+    model = model.to(memory_format=torch.channels_last)
+    if name == "resnet18":  # its last two stages see maps of one or two pixels
+        leave_out_padding(model.layer3, model.layer4)
+    return model
 
 
 class OnePixelConv2d(nn.Conv2d):
     """A square convolution that, where its output is one pixel, multiplies only by the taps that meet the image.
 
     On a 1x1 map a 3x3 kernel padded by 1 is its centre tap, on a 2x2 map with stride 2 four of its nine. The others get
-    gradient 0, so that weight decay and momentum act on them as ever.
+    gradient 0, so that weight decay and momentum act on them as usual.
     """
 
     def forward(self, x):
         if max(x.shape[-2:]) + 2 * self.padding[0] - self.kernel_size[0] >= self.stride[0]:  # more than one pixel
             return super().forward(x)
-        top, left = self.padding
-        weight = self.weight[:, :, top : top + x.shape[2], left : left + x.shape[3]]
-        x = x[:, :, : weight.shape[2], : weight.shape[3]]
-        return linear(x.flatten(1), weight.flatten(1), self.bias)[:, :, None, None]
+        (top, left), (height, width) = self.padding, x.shape[-2:]
+        taps = self.weight.permute(2, 3, 0, 1)[top : top + height, left : left + width].permute(2, 3, 0, 1)
+        x = x[:, :, : taps.shape[2], : taps.shape[3]]
+        return linear(x.flatten(1), taps.flatten(1), self.bias)[:, :, None, None]
 
 
-def leave_out_padding(layer):
-    """Make the convolutions of `layer` `OnePixelConv2d`: same weights, same names, nine tenths less arithmetic."""
-    for module in layer.modules():
+def leave_out_padding(*layers):
+    """Make the convolutions of `layers` `OnePixelConv2d`: same weights and names, nine tenths less arithmetic.
+
+    In memory a tap's weights follow each other, so that a tap and its gradient are one block.
+    """
+    for module in (module for layer in layers for module in layer.modules()):
         if type(module) is nn.Conv2d:
             module.__class__ = OnePixelConv2d
+            module.weight.data = module.weight.data.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
 
 
-def _timm_model(name, classes, image_size, patch_size, weights):
+def _timm_model(name, classes, image_size, patch_size, depth, weights):
     import timm
     from timm.layers import set_fused_attn
 
@@ -88,6 +94,8 @@ def _timm_model(name, classes, image_size, patch_size, weights):
         settings |= {"img_size": image_size}
     if name.startswith("vit_"):
         settings |= {"img_size": image_size, "patch_size": patch_size}
+    if depth:
+        settings |= {"depth": depth}
     packaged = name == PACKAGED and weights == "imagenet"
     if weights and not packaged:
         settings |= {"pretrained": True}
@@ -138,7 +146,7 @@ def load_packaged_weights(model):
 
 
 def try_out(model, classes, image_size):
-    """Raise an error unless `model` takes such images and its last linear layer maps features to logits."""
+    """Raise an error unless `model` accepts such images and its last linear layer maps features to logits."""
     with evaluating(model), inputs_of(last_linear(model)) as features:
         logits = model(torch.zeros(2, 3, image_size, image_size))
     if logits.shape != (2, classes) or features[0].ndim != 2:

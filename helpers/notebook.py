@@ -6,10 +6,9 @@ import io
 from IPython.display import Image, Markdown, display
 
 from . import paths, plots
-from .datasets import load_data, read_forget_list
-from .experiment import Experiment
+from .experiment import open_experiments
 from .models import share_of_parameters, trained_layers
-from .parameters import PARAMETERS, checked
+from .parameters import PARAMETERS
 from .results import tables as made
 from .results.rows import OTHER_DATA
 
@@ -24,12 +23,8 @@ def open_suite(variables, show=True):
     Raises:
         ValueError: a parameter has the wrong type or value, or does not fit the data; in one line.
     """
-    values = checked({name: variables[name] for name in PARAMETERS if name in variables})
-    data = load_data(values.pop("data"), size=values["image_size"] or 32)
-    scenarios, listed = values.pop("scenarios"), values.pop("forget_list")
-    index = read_forget_list(listed, data) if listed else None
-    suite = [Experiment(data, name, **values, forget_index=index if name == "random" else None) for name in scenarios]
-    plots.use_style(data.classes)
+    suite = open_experiments({name: variables[name] for name in PARAMETERS if name in variables})
+    plots.use_style(suite[0].data.classes)
     if show:
         display(Markdown(describe(suite)))
     return suite
@@ -50,7 +45,7 @@ def describe(suite):
         limit = f" One epoch of a method over the retained images uses {most:,} of them." if most < retained else ""
         what = f"the class{'es' * (len(forgotten) > 1)} **{', '.join(forgotten)}**" if forgotten else "a random share"
         lines.append(
-            f"- **{e.scenario.name}**: {e.preset['model']['name']} forgets {what}: {len(e.split.forget.index):,} "
+            f"- **{e.scenario.name}**: {e.network} forgets {what}: {len(e.split.forget.index):,} "
             f"images; {retained:,} are retained. {trained}: {epochs} epoch{'s' * (epochs != 1)}.{limit}{last_layers(e)}"
         )
     return "\n".join(lines)

@@ -1,8 +1,8 @@
 """Models and other tensors on disk: one safetensors file each, with the settings that made it and checksums.
 
 A file holds outputs (what a model predicted) and, under names that begin with `weights.`, a network's weights; its
-metadata holds the record, JSON with the settings and whatever was measured on the way. A file is written at once: a
-process that is killed leaves the old file or the new one. It is trusted if its settings are those that are wanted and
+metadata holds the record, JSON with the settings and whatever was measured on the way. A file is written atomically: a
+process that is killed leaves the old file or the new one. It is used if its settings are the required ones and
 its checksum is right; the weights have a checksum of their own, since they are rarely needed and large.
 """
 
@@ -45,7 +45,7 @@ def recipe():
 
     `recipes.json` has for each part the number and the code that is known to give its results (see
     `tests/recipes.py`). So an edit that cannot change results keeps all models once the test has seen it, and an edit
-    that nobody has checked trusts none.
+    that no test has checked keeps none.
     """
     known = json.loads(RECIPES.read_text(encoding="utf-8"))
     current = {part: code_of(part) for part in PARTS}
@@ -163,7 +163,7 @@ def _look_at_weights(path):
 
 @contextmanager
 def lock(path):
-    """Keep other processes from making `path` at the same time; prints a line if one of them is at it."""
+    """Keep other processes from making `path` at the same time; prints a line if one of them already does."""
     file = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ def lock(path):
 def get_or_make(path, settings, make, usable=lambda path: True):
     """`(record, outputs)` of the file at `path`, made first if there is none with these settings.
 
-    Of two processes that want the same file, one makes it and the other waits.
+    Of two processes that need the same file, one makes it and the other waits.
 
     Args:
         make: returns outputs, weights (or None) and a dict for the record.

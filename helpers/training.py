@@ -93,7 +93,7 @@ def learn(model, batches, *, epochs, plain_epochs=0, augment=True, first_epoch=0
 
     Args:
         plain_epochs: the last epochs use the images without augmentation, so that they are memorised.
-        first_epoch: where to go on after an interruption.
+        first_epoch: where to resume after an interruption.
         optimiser: settings of the `Phase`: lr, momentum, weight_decay, optimizer, schedule.
     """
     yield Phase(**optimiser, steps=epochs * len(batches))
@@ -128,7 +128,7 @@ def drive(events, model, processed, *, name, saved=None, checkpoint=None, track=
         processed: the counter of the batches that `events` uses.
         name: for messages.
         saved: what `Checkpoint.load` returned; its first `Phase` continues that optimiser.
-        checkpoint: where the state is stored now and then, at the end of an epoch.
+        checkpoint: where the state is stored from time to time, at the end of an epoch.
         track: called with the model before the first step and after each epoch; what it returns joins the history and
             costs no training time.
         progress: called with one line of text after each epoch.
@@ -208,7 +208,7 @@ def train(
     """Train `model` in place by `learn` and return it as `Trained`.
 
     Args:
-        checkpoint: a `Checkpoint`; a call with the same settings goes on from it, and the caller removes it.
+        checkpoint: a `Checkpoint`; a call with the same settings resumes from it, and the caller removes it.
         track, progress, name: see `drive`.
         settings: of `learn`.
 

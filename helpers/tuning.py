@@ -6,6 +6,7 @@ random, the rest is proposed by Optuna's tree-structured Parzen estimator.
 """
 
 import json
+import time
 
 import pandas as pd
 
@@ -16,6 +17,7 @@ from .training import Diverged, unlearn
 TABLES = paths.ROOT / "helpers" / "tuned"
 COLUMNS = ["data", "identity", "scenario", "method", "trial", "score", "seconds", "settings"]
 RATE_FACTORS = (1 / 3, 30)  # learning rates, times the preset's own: authors chose theirs for many more steps
+SCANNED = (1 / 10, 1 / 3, 1, 2, 4, 8, 16, 30)  # learning rates of `scan_rates`, times the preset's own
 RATES = ("lr", "lr_uniform", "lr_contrast", "lr_retain", "lr_impair", "lr_repair")
 LENGTHS = ("epochs", "rounds")
 
@@ -96,38 +98,57 @@ def tune(experiment, name, trials):
     """
     import optuna  # slow to import, and only needed here
 
-    space, model = Space(experiment, name), experiment.original().model
-    original, scenario = held_out_accuracies(model, experiment.split), experiment.scenario.name
+    space, attempt = Space(experiment, name), attempts(experiment, name)
 
-    def attempt(trial):
+    def objective(trial):
         settings = space.draw(trial)
         trial.set_user_attr("settings", settings)
-        try:
-            trained = unlearn(
-                name, model, experiment.split, settings, seed=experiment.seed, **experiment.preset["unlearning"]
-            )
-        except Diverged:
-            raise optuna.TrialPruned from None
-        return score(held_out_accuracies(trained.model, experiment.split), original, scenario)
+        found = attempt(settings)
+        if found is None:
+            raise optuna.TrialPruned
+        return found
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=experiment.seed, n_startup_trials=1 + trials // 2)
     study = optuna.create_study(sampler=sampler)
     study.enqueue_trial(space.first())
-    study.optimize(attempt, n_trials=trials)
-    rows = [
-        (
-            experiment.data.title,
-            experiment.data.identity,
-            scenario,
-            name,
-            trial.number,
-            trial.value,
-            trial.duration.total_seconds(),
-            json.dumps(trial.user_attrs["settings"]),
-        )
-        for trial in study.trials
-    ]
+    study.optimize(objective, n_trials=trials)
+    tried = [(t.number, t.value, t.duration.total_seconds(), t.user_attrs["settings"]) for t in study.trials]
+    return trials_table(experiment, name, tried)
+
+
+def scan_rates(experiment, name):
+    """The score of a method with its learning rates times `SCANNED`, all else as in the preset; like `tune`.
+
+    For the documents' methods: these keep the documents' other settings, so that only the rate is chosen.
+    """
+    own, attempt, tried = experiment.settings(name), attempts(experiment, name), []
+    for number, factor in enumerate(SCANNED):
+        settings = {**own, **{rate: rounded(factor * own[rate]) for rate in RATES if rate in own}}
+        started = time.perf_counter()
+        tried.append((number, attempt(settings), time.perf_counter() - started, settings))
+    return trials_table(experiment, name, tried)
+
+
+def attempts(experiment, name):
+    """A function from settings of a method to their score on an experiment's Original; None if the method diverges."""
+    model, split, scenario = experiment.original().model, experiment.split, experiment.scenario.name
+    original = held_out_accuracies(model, split)
+
+    def attempt(settings):
+        try:
+            trained = unlearn(name, model, split, settings, seed=experiment.seed, **experiment.preset["unlearning"])
+        except Diverged:
+            return None
+        return score(held_out_accuracies(trained.model, split), original, scenario)
+
+    return attempt
+
+
+def trials_table(experiment, name, tried):
+    """A table with `COLUMNS` of (number, score, seconds, settings)."""
+    fixed = experiment.data.title, experiment.data.identity, experiment.scenario.name, name
+    rows = [(*fixed, number, found, seconds, json.dumps(settings)) for number, found, seconds, settings in tried]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"score": float})
 
 

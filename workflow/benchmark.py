@@ -42,7 +42,7 @@ from helpers.presets import PRESETS
 from helpers.training import train, unlearn
 
 DEVICE = pick_device()
-GPU = {"TFLOP/s": 100, "ms a step": 10}  # what one modern GPU is taken to sustain in bfloat16, and its shortest step
+GPU = {"TFLOP/s": 100, "ms a step": 10}  # what one modern GPU is assumed to sustain in bfloat16, and its shortest step
 
 # --- the reference ------------------------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ def plain_model(model, name, image_size, patch_size):
 
 
 def step(model, batch, optimizer, strength=1.0):
-    """One gradient step, as everybody writes it."""
+    """One gradient step in its usual form."""
     x, y = (part.to(DEVICE) for part in batch)
     loss = strength * cross_entropy(model(x), y)
     optimizer.zero_grad()
@@ -126,7 +126,7 @@ def plain_evaluation(model, sets, batch_size):
 
 @dataclass
 class Case:
-    """`reference` and `ours` take a function to call at the start and at the end (and in between) of what is timed."""
+    """`reference` and `ours` accept a function to call at the start, at the end and in between of what is timed."""
 
     name: str
     images: int  # that each side's timed part serves
@@ -301,7 +301,7 @@ def matmul_limit(dtype, side=2048, times=5):
 
 
 def set_up_note(case, reference, ours, epochs=(5, 100)):
-    """What the frozen part's outputs, computed once, make of the ratio over whole runs."""
+    """How the ratio over whole runs changes, since the frozen part's outputs are computed once."""
     found = laps(case.ours)
     once = max(found[case.set_up] - found[0] - case.set_up * ours, 0)
     ratios = " and ".join(f"{n * reference / (once + n * ours):.1f} over {n}" for n in epochs)
@@ -309,7 +309,7 @@ def set_up_note(case, reference, ours, epochs=(5, 100)):
 
 
 def measure(case, rounds, notes):
-    """The row of one case; what is to be said beneath the table goes to `notes`."""
+    """The row of one case; remarks for below the table go to `notes`."""
     sides = {"reference": (case.reference, 0), "ours": (case.ours, case.set_up)}
     memory = {name: peak_memory(side) for name, (side, _) in sides.items()}  # warms up, too
     work = {name: flops(*side) for name, side in sides.items()}
@@ -433,7 +433,7 @@ def slim_network():
 
 
 def images_of(scenario, table, count):
-    """`{kind: images}` that the models of notebooks 01 to 10 see."""
+    """`{kind: images}` that the models of notebooks 01 to 10 process."""
     total = Counter(trained=0, selective=0, evaluated=0)
     for job in jobs_of(scenario, table, count, table["methods"]).values():
         total.update(job)
@@ -459,7 +459,7 @@ def cpu_and_gpu(preset, scenario):
 
 
 def rates(table):
-    """Images/s of ours on this machine, by kind, and FLOPs an image of a training step, for a scenario's network."""
+    """Images/s of ours on this machine, by kind, and FLOPs per image of a training step, for a scenario's network."""
     batch, size = table["training"]["batch_size"], table["batches"]["image_size"]
     images = batch * (2 if size > 32 else 6)
     model = build_model(**{**table["model"], "weights": None}).to(DEVICE)

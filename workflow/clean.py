@@ -39,7 +39,7 @@ def size_of(paths):
 
 
 def is_needed(path):
-    """Whether today's code and presets can ask for the model in a file; a file that cannot be read is not needed."""
+    """Whether today's code and presets can use the model in a file; a file that cannot be read is not needed."""
     with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError):
         record = store.read_record(path)
         made_with = record["settings"]

@@ -11,9 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helpers.datasets import find_folder, load_data, read_forget_list
-from helpers.experiment import Experiment
-from helpers.parameters import checked
+from helpers.datasets import find_folder
+from helpers.experiment import open_experiments
 
 
 def main():
@@ -44,17 +43,19 @@ def find_facts(parameters, fetch=False):
         "name": data.name,
         "title": data.title,
         "identity": [*sorted({e.data.identity for e in suite}), *identity],
+        "disk": sum(stored_bytes(e) for e in suite),
         "parameters": parameters,
     }
 
 
-def open_experiments(parameters):
-    """One `Experiment` per scenario of the notebooks' parameters."""
-    values = checked(parameters)
-    data = load_data(values.pop("data"), size=values["image_size"] or 32)
-    scenarios, listed = values.pop("scenarios"), values.pop("forget_list")
-    index = read_forget_list(listed, data) if listed else None
-    return [Experiment(data, name, **values, forget_index=index if name == "random" else None) for name in scenarios]
+def stored_bytes(experiment):
+    """The size of all weights that one seed of a run stores."""
+    runs = ["original", *["gold"] * experiment.preset["golds"], *[*experiment.methods, *experiment.published]]
+    kept = sum(experiment.keeps_weights(name, name) for name in runs)
+    shadows = experiment.preset["audit"]["shadows"] * (1 + len(experiment.preset["audit"]["methods"]))
+    if experiment.preset.get("keep_weights", "all") == "all":
+        kept += shadows
+    return kept * sum(tensor.nbytes for tensor in experiment.build(weights=None).state_dict().values())
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Needs:
     runs_methods: bool = False  # the preset's methods, for which a seed counts as complete
 
 
-# The one table that names notebooks, in the order in which they run: as a reader goes, what is long and optional last.
+# The one table that names notebooks, in the order in which they run: as a reader goes, what needs most models last.
 # A notebook that is not here needs the models and runs last.
 NEEDS = {
     "01": Needs(models=False),
@@ -44,13 +44,14 @@ NEEDS = {
     "09": Needs(runs_methods=True),
     "11": Needs(runs_methods=True),
     "12": Needs(),
+    "13": Needs(shadows=True),
     "10": Needs(after_methods=True, all_seeds=True),
     "17": Needs(after_methods=True),
-    "13": Needs(shadows=True),
 }
 DEFAULT = Needs()
 FIRST = "01"  # the notebook to open first
-SHADOWS_PER_JOB = 3  # on one machine, where starting a process costs as much as training briefly
+SHADOWS_BEFORE = "11"  # shadow models are trained before it: it is long, and what attacks them runs beside it
+SHADOWS_PER_JOB = 8  # on one machine, where starting a process costs as much as training briefly
 
 
 def find_notebooks():
@@ -155,14 +156,16 @@ def comes_before(one, other):
 
 
 def in_order(jobs):
-    """`jobs` with priorities: by seed as a reader goes, then what comes after the methods, then all about shadows."""
+    """`jobs` with priorities: by seed as a reader goes, then what compares all of them."""
     order = list(find_notebooks())
+    shadows_step = (order.index(SHADOWS_BEFORE) if SHADOWS_BEFORE in order else len(order)) - 0.5
 
     def rank(job):
         needs = NEEDS.get(job.kind, DEFAULT)
-        late = needs.after_methods + 3 * needs.shadows if job.notebook else 2 * ("shadow" in job.kind)
-        step = 1 + order.index(job.kind) if job.notebook and needs.models else int(not job.notebook)
-        return late, -1 if job.seed is None else job.seed, step
+        late, seed = bool(job.notebook) and needs.after_methods, -1 if job.seed is None else job.seed
+        if job.notebook:
+            return late, seed, order.index(job.kind) if needs.models else -2
+        return late, seed, shadows_step if "shadow" in job.kind else -1
 
     jobs = sorted(jobs, key=rank)
     for place, job in enumerate(jobs):

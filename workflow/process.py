@@ -85,7 +85,7 @@ def take_gpu():
 
 
 def watch(job, progress, ended):
-    """Until `ended`, report the newest line of the file `progress` now and then; end with the suite if it is killed."""
+    """Until `ended`, report the newest line of the file `progress` regularly; end with the suite if it is killed."""
     driver = int(os.environ.get("UNLEARNING_DRIVER", 0))
     last, when = None, time.monotonic()
     while not ended.wait(1):

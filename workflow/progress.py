@@ -1,6 +1,7 @@
 """Follow a run: one line per finished job, with the time left, and its figures published at once. Imports no torch."""
 
 import json
+import resource
 import time
 from contextlib import suppress
 from heapq import heapreplace
@@ -55,7 +56,9 @@ class Progress:
         """Publish everything that is missing in `figures/`, and print how long the run took."""
         publish(self.jobs, self.folder, self.seed)
         if self.total:
-            print(f"All done in {duration(time.time() - self.began)}.", flush=True)
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
+            spent = f"{duration(used.ru_utime + used.ru_stime)} of processor time"
+            print(f"All done in {duration(time.time() - self.began)} ({spent}).", flush=True)
 
     def time_left(self):
         """`; about 3 min 10 s left`; `at least` where a job of an unknown kind counts as short as the shortest."""

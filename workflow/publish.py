@@ -16,7 +16,7 @@ RUNS_TABLE = "runs.csv"
 def publish(jobs, folder, seed):
     """Copy the outputs of finished notebooks that are of `seed` or of all seeds to `figures/<name of the run>/`.
 
-    A file that is there already and equal is left alone; one that is missing comes back.
+    A file that is equal already is not written; a missing one is restored.
 
     Args:
         folder: of the run; its tables of runs are merged into one `runs.csv`.

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
 
-from jobs import FIRST, ROOT, RUNS, as_config, code_of, find_notebooks, list_jobs, run_folder
+from jobs import DEFAULT, FIRST, NEEDS, ROOT, RUNS, as_config, code_of, find_notebooks, list_jobs, run_folder
 from options import Parser, add_parameters, parameters_of, refuse
 from progress import Progress
 
@@ -71,7 +71,24 @@ def parse():
     if options.jobs == 0:
         parser.error("--jobs: '0' is not a whole number from 1")
     options.seeds = sorted(set(options.seeds))
+    options.left_out = without_shadows(options.parameters, options.only)
+    options.only = [number for number in options.only if number not in options.left_out]
+    if not options.only:
+        parser.error(left_out_line(options))
     return options
+
+
+def without_shadows(parameters, numbers):
+    """The notebooks that need shadow models, if the preset trains none."""
+    tables = (PRESETS[parameters["preset"]][scenario] for scenario in parameters["scenarios"])
+    trained = any(table["audit"]["shadows"] for table in tables)
+    return [number for number in numbers if NEEDS.get(number, DEFAULT).shadows and not trained]
+
+
+def left_out_line(options):
+    """Which notebooks do not run, and why."""
+    numbers, preset = " and ".join(options.left_out), options.parameters["preset"]
+    return f"notebook {numbers} is left out: preset {preset} trains no shadow models; presets quick and audit do"
 
 
 def number(word):
@@ -86,6 +103,8 @@ def number(word):
 
 
 def run(options):
+    if options.parameters["data"] == "cifar10" and not (ROOT / "data" / "cifar-10-batches-py").exists():
+        print("CIFAR-10 is downloaded into data/ (170 MB) unless it is there.", flush=True)
     facts = find_facts(options.parameters)
     parameters = facts["parameters"]
     folder = run_folder(parameters, facts)
@@ -99,6 +118,9 @@ def run(options):
         f"{seeds} {' '.join(map(str, options.seeds))}; {slots} at a time, into {shown(folder)}/",
         flush=True,
     )
+    if options.left_out:
+        print(left_out_line(options))
+    print(f"The weights that it stores in {shown(RUNS)}/ need {needed_disk(facts, options.seeds, folder)}.", flush=True)
     if options.dry_run:
         print("Would run:", "; ".join(job.title for job in pending(jobs)) or "nothing")
         return 0
@@ -116,6 +138,12 @@ def run(options):
     progress.finish()
     print_ending(folder, options, jobs)
     return 0
+
+
+def needed_disk(facts, seeds, folder):
+    """`2.1 GB (60 GB are free)`."""
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    return f"{facts['disk'] * len(seeds) / 1e9:.1f} GB at most ({shutil.disk_usage(place).free / 1e9:.0f} GB are free)"
 
 
 def print_ending(folder, options, jobs):

@@ -3,10 +3,10 @@ this. A training that was cut off resumes from its last checkpoint."""
 
 import sys
 
-from facts import open_experiments
 from process import main
 
 from helpers.audit.shadows import training_jobs
+from helpers.experiment import open_experiments
 from helpers.messages import unknown
 
 

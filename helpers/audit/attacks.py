@@ -102,8 +102,8 @@ def rmia(p, p_references, p_z, p_z_references, *, gamma=2.0, a=0.3):
     """Offline RMIA (Zarifzadeh et al., 2024): the share of unseen images z whose ratio x exceeds `gamma` times.
 
     score(x) = share of z with [p(x) / p_ref(x)] / [p(z) / p_ref(z)] >= gamma, float64 `(n,)`, high for members;
-    p_ref = ((1 + a) mean p_out + (1 - a)) / 2 corrects that references which never saw an image give it less
-    confidence than the average over models with and without it. Pitfall: a model that is its own reference is not
+    p_ref = ((1 + a) mean p_out + (1 - a)) / 2 corrects for the references: they never saw an image, so they give it
+    less confidence than models with and without it do on average. Pitfall: a model that is its own reference is not
     attacked: leave a Gold out of the references when it is the target.
 
     Args:

@@ -15,6 +15,7 @@ import torch
 
 from ..metrics import accuracy, js_distance, loss_attack, losses, predict
 from ..results.leaderboard import COLUMNS, ENSEMBLE, JSD, replicates
+from ..results.rows import runs_table
 from . import attacks
 from .shadows import is_member, shadow, target_labels, target_logits
 
@@ -36,7 +37,10 @@ class Battery:
     def __init__(self, experiment, methods, functions=None):
         count, golds = experiment.preset["audit"]["shadows"], experiment.preset["golds"]
         if count < 6 or golds < 2:
-            raise ValueError(f"an audit needs 6 shadows and 2 Golds; there are {count} and {golds}")
+            raise ValueError(
+                f"an audit needs 6 shadow models and 2 Golds, and preset {experiment.preset_name} has {count} and "
+                f"{golds}; presets quick and audit have enough"
+            )
         self.experiment, self.scenario = experiment, experiment.scenario
         self.methods, self.functions = methods, functions or {}
         self.golds = experiment.golds()
@@ -50,7 +54,8 @@ class Battery:
     def table(self):
         """All audits of Original, the Golds and the methods, with the leaderboard's `COLUMNS`.
 
-        Rows of each replicate have its shadow's number, rows of all shadows together have `ENSEMBLE`. A row of kind
+        Rows of each replicate have its shadow's number and the id of the attacked run (see `run_table`), rows of all
+        shadows together have `ENSEMBLE` and no id. A row of kind
         `pair`, such as `Gold 1 v. Gold 3`, has the distance of these two in an audit, mean over the replicates. Kind
         `reference` is a uniform prediction; the others are original, gold and method.
         """
@@ -70,7 +75,22 @@ class Battery:
         for method in ("Original", *self.methods):
             rows += self.rows_of(method, attacked)
         table = pd.DataFrame(rows, columns=["shadow", "kind", "method", "metric", "value"])
+        ids = {(k, name): run.id for k, name, _, run in self.attacked_runs()}
+        table["run"] = [ids.get(place, "") for place in zip(table.shadow, table.method)]
         return table.assign(scenario=self.scenario.name, seed=self.experiment.seed)[COLUMNS]
+
+    def attacked_runs(self):
+        """`(replicate, name in the table, experiment, run)` of each attacked model."""
+        for k in range(len(self.shadows)):
+            for number, gold in enumerate(self.golds, 1):
+                yield k, f"Gold {number}", self.experiment, gold
+        for method in ("Original", *self.methods):
+            for k, (one, run) in enumerate(zip(self.shadows, self.runs(method))):
+                yield k, method, one, run
+
+    def run_table(self):
+        """One row per attacked model, with `results.rows.RUN_COLUMNS`."""
+        return runs_table({run.id: (e, run) for _, _, e, run in self.attacked_runs()}.values())
 
     def rows_of(self, method, attacked):
         """The rows of a method: of each replicate and of the ensemble; one row if it diverged on a shadow."""

@@ -24,7 +24,7 @@ def negate_first(model):
 
 
 def weight_negation(model, split, *, epochs=50, lr=0.05, lr_end=1e-4, weight_decay=5e-4):
-    """NoT (Khalil et al., CVPR 2025): W1 <- -W1, then min CE(D_r). The authors take lr 0.01 to 0.1, cosine to 1e-4."""
+    """NoT (Khalil et al., CVPR 2025): W1 <- -W1, then min CE(D_r). The authors use lr 0.01 to 0.1, cosine to 1e-4."""
     negate_first(model)
     yield Phase(lr, weight_decay=weight_decay, schedule="cosine", steps=epochs * len(split.retain), lr_end=lr_end)
     for _ in range(epochs):
@@ -90,7 +90,7 @@ def fisher_forgetting(model, split, *, alpha=1e-6, most=1e3):
     """Fisher forgetting (Golatkar et al., CVPR 2020): theta <- theta + alpha^(1/2) F^(-1/4) n, n ~ N(0, 1).
 
     F is the diagonal Fisher information on D_r, from labels drawn from the model's own predictions: their scores have
-    mean 0, so a batch of B has E[B g^2] = F. 1/F is cut at `most`. This is the paper's formula; the authors' code takes
+    mean 0, so a batch of B has E[B g^2] = F. 1/F is cut at `most`. This is the paper's formula; the authors' code uses
     F^(-1/2), averages it over a filter and gives norm layers and head noise of their own.
     """
     drawn = ((x, Categorical(logits=model(x).float()).sample()) for x, _ in split.retain)

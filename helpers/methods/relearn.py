@@ -42,7 +42,7 @@ def contrastive_finetuning(
     """CoUn (Khalil et al., NeurIPS 2025): min CE(D_r) + lam InfoNCE of two weak views of D_r; NoT+CL: W1 <- -W1 first.
 
     The features are the classification layer's inputs, the views random crops padded with the mean colour (and mirror
-    images where these keep their label); CE sees the first view. The authors tune lam in 0.1 to 6 and take tau <= 0.3,
+    images where these keep their label); CE sees the first view. The authors tune lam in 0.1 to 6 and use tau <= 0.3,
     lr 0.01 to 0.1, cosine to 1e-4.
     """
     if negate:

@@ -1,4 +1,4 @@
-"""Results: tidy rows, statistics, tables, leaderboard, summary for the people who asked, printed numbers."""
+"""Results: tidy rows, statistics, tables, leaderboard, summary for people who requested removal, printed numbers."""
 
 from .rows import run_rows, tidy
 from .tables import effective_settings, gap_points, summary, table, verdict_lines

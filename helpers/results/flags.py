@@ -1,4 +1,4 @@
-"""Warnings about results that look like success or like a mystery, computed from tidy results (`rows.tidy`)."""
+"""Warnings about results that are easily misread, computed from tidy results (`rows.tidy`)."""
 
 from ..scenario import SCENARIOS
 

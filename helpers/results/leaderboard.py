@@ -6,7 +6,7 @@ import pandas as pd
 from .statistics import format_ci, half_width, interval, pair_interval, paired_tests
 from .tables import group_of
 
-COLUMNS = ["scenario", "seed", "shadow", "kind", "method", "metric", "value"]
+COLUMNS = ["run", "scenario", "seed", "shadow", "kind", "method", "metric", "value"]
 ENSEMBLE = -1  # in the column `shadow`: measured on all shadows together
 JSD = "JSD to Gold"
 BOARD = {  # heading: (metric, digits)
@@ -188,7 +188,7 @@ def conclusions(table, data="", max_cost=10.0):
 
 
 def nearest_line(table, scenario, metric, digits, data, max_cost):
-    """Which method has the smallest value of `metric`, beside the floor, at which cost, and who is not different."""
+    """Which method has the smallest value of `metric`, beside the floor, at which cost, and which do not differ."""
     stats, methods = aggregate(table, scenario), ranked_methods(table, scenario)
 
     def shown(name):

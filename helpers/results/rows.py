@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 
-from ..metrics import measure, predicted_shares
+from ..metrics import predicted_shares
 from .flags import COLLAPSED, is_collapsed
 
 COLUMNS = ["run", "scenario", "seed", "kind", "method", "epoch", "set", "metric", "value"]
@@ -84,8 +84,7 @@ def rows_of(e, run):
         for metric in ("loss", "s")
         if metric in entry
     ]
-    measured = measure(run.logits, e.split, e.gold().logits)
-    rows += [(run.epochs, row.set, row.metric, row.value) for row in measured.itertuples()]
+    rows += [(run.epochs, row.set, row.metric, row.value) for row in e.measured(run).itertuples()]
     test = e.scenario.test
     largest = predicted_shares(run.logits[test]).max()
     rows.append((run.epochs, test, "largest class", largest))
@@ -115,8 +114,12 @@ def run_rows(suite, runs):
     Columns: `RUN_COLUMNS`; `run` is the key by which other tables refer to it, `settings` is JSON, and `images` counts
     all that a model processed, with repetition. The same runs give the same bytes: rows and settings are sorted.
     """
-    rows = {run.id: run_row(e, run) for e in suite for run in with_references(e, runs)}
-    table = pd.DataFrame(rows.values(), columns=RUN_COLUMNS)
+    return runs_table({run.id: (e, run) for e in suite for run in with_references(e, runs)}.values())
+
+
+def runs_table(pairs):
+    """One row per pair of an experiment and its run, with `RUN_COLUMNS`, sorted."""
+    table = pd.DataFrame([run_row(e, run) for e, run in pairs], columns=RUN_COLUMNS)
     return table.sort_values(["scenario", "seed", "kind", "method", "run"], ignore_index=True)
 
 
@@ -135,7 +138,7 @@ def run_row(e, run):
         "method": run.name,
         "settings": json.dumps(run.settings, sort_keys=True),
         "settings_origin": run.settings_origin,
-        "model": e.preset["model"]["name"],
+        "model": e.network,
         **{name: run.environment[name] for name in environment},
         **{unit: run.cost.get(unit) for unit in ("seconds", "steps", "images")},
         "diverged": run.diverged,

@@ -141,7 +141,7 @@ def effective_settings(suite, runs):
 
 
 def verdict_lines(points):
-    """For each scenario of `gap_points` one sentence list in Markdown: who is nearest to Gold, who is in the floor."""
+    """For each scenario of `gap_points` a line of Markdown: which method is nearest to Gold, which are in the floor."""
     lines = []
     for scenario, part in points.groupby("scenario", sort=False):
         methods = part[part.kind == "method"].set_index("method")

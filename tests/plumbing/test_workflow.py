@@ -118,7 +118,7 @@ def test_checks_stop_at_the_first_that_fails(shell, failing, reached):
 @pytest.fixture(scope="module")
 def quiet_repository(tmp_path_factory):
     """Nothing is ever run here."""
-    return make_repository(tmp_path_factory.mktemp("quiet"), ["03", "04", "10"])
+    return make_repository(tmp_path_factory.mktemp("quiet"), ["03", "04", "10", "13"])
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,8 @@ def quiet_repository(tmp_path_factory):
         ("--preset quik", "--preset: 'quik' is unknown: one of quick, short, audit, documents, smoke; did you mean"),
         ("--scenario random clas", "did you mean class?"),
         ("--start chian", "did you mean chain?"),
-        ("--only 3 4 12", "'12' is unknown: one of 03, 04, 10"),
+        ("--only 3 4 12", "'12' is unknown: one of 03, 04, 10, 13"),
+        ("--preset short --only 13", "notebook 13 is left out: preset short trains no shadow models"),
         ("--seeds", "expected at least one argument"),
         ("--seeds 0 -1", "'-1' is not a whole number"),
         ("--seeds 1.5", "'1.5' is not a whole number"),

@@ -14,6 +14,7 @@ from helpers.parameters import cell
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+OTHERS = [ROOT / f"notebooks/{name}.ipynb" for name in ("solutions", "coursework")]
 LONG = ("11", "12", "13")  # they train many models: minutes even with tiny settings
 
 
@@ -50,7 +51,7 @@ def test_each_notebook_has_its_place_in_the_table():
     assert sorted(NEEDS) == [path.stem[:2] for path in NOTEBOOKS]
 
 
-@pytest.mark.parametrize("path", [*NOTEBOOKS, ROOT / "notebooks/solutions.ipynb"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *OTHERS], ids=lambda path: path.stem)
 def test_the_parameters_cell_is_the_one_definition(path):
     """If this fails: `.venv/bin/python workflow/cells.py`."""
     [found] = [c for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", [])]

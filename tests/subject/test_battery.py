@@ -32,7 +32,10 @@ def made_up(experiment, name, seed, margins, diverged=""):
         mean = margins.get(part, 6.0 if part == "retain" else 2.0)
         noise = torch.randn(len(y), 10, generator=rng)
         logits[part] = noise + torch.as_tensor(mean).reshape(-1, 1) * one_hot(y, 10)
-    return SimpleNamespace(name=name, logits=logits, diverged=diverged, cost={"images": 10, "seconds": 2.0})
+    where = dict.fromkeys(("device", "threads", "precision", "torch", "torchvision", "timm", "python"), "made up")
+    cost, known = {"images": 10, "seconds": 2.0}, {"settings": {}, "settings_origin": "", "environment": where}
+    known |= {"id": f"{name}-{seed}", "scenario": experiment.scenario.name, "seed": experiment.seed, "kind": "method"}
+    return SimpleNamespace(name=name, logits=logits, diverged=diverged, cost=cost, **known)
 
 
 class MadeUp(Experiment):
@@ -50,6 +53,9 @@ class MadeUpShadow:
 
     def __init__(self, experiment, number):
         self.experiment, self.number = experiment, number
+
+    def __getattr__(self, name):
+        return getattr(self.experiment, name)
 
     def left(self, margin):
         """`{set: margins}` if the members have `margin` and all others 2."""
@@ -147,6 +153,17 @@ def test_a_method_that_diverged_on_a_shadow_is_no_row_of_numbers(table):
     ranked = leaderboard(table, scenario)
     assert ranked["average gap"]["Away"] == "diverged" and list(ranked.index[:2]) == ["Original", "Gold"]
     assert "Away" not in heatmap_data(table, scenario)[0].index and "Away" not in set(board_points(table).method)
+
+
+def test_a_row_about_one_model_refers_to_the_table_of_runs(monkeypatch):
+    """Those about several models, and a uniform prediction, refer to none."""
+    audit = audit_of("random", 3, monkeypatch)
+    table, runs = audit.table(), audit.run_table()
+    of_one = (table.shadow != ENSEMBLE) & (table.kind != "reference")
+    assert (table.run != "").equals(of_one) and runs.run.is_unique
+    attacked = table[of_one].groupby("run").method.unique()
+    assert set(attacked.index) <= set(runs.run) and attacked.map(len).eq(1).all()
+    assert set(runs.run) - set(attacked.index) == {f"Away-{4000 + k}" for k in range(SHADOWS)}, "what diverged on one"
 
 
 def test_the_arguments_of_the_figures(table):
@@ -251,7 +268,7 @@ def test_targets_come_in_the_order_of_their_index(audited):
 
 def test_too_few_models_are_refused(monkeypatch):
     """One line with how many there are and how many are needed."""
-    with pytest.raises(ValueError, match="an audit needs 6 shadows and 2 Golds; there are 8 and 1"):
+    with pytest.raises(ValueError, match="an audit needs 6 shadow models and 2 Golds, and preset .* has 8 and 1;"):
         audit_of("random", 1, monkeypatch)
 
 

@@ -44,4 +44,4 @@ def test_documents_is_the_documents_training():
     assert b["unlearning"] == {"batch_size": 64}
     assert not any(b["methods"][name] for name in ("Fine-tuning", "Gradient ascent", "2-Stage", "2-Stage full"))
     for part in (a, b):
-        assert part["evaluation"] == {"final": None, "tracked": None}
+        assert part["evaluation"] == {"final": None, "tracked": 1000}

@@ -15,6 +15,7 @@ from helpers.audit.shadows import (
     target_labels,
     target_logits,
     training_jobs,
+    unlearn_shadow,
 )
 from helpers.datasets import load_data
 from helpers.experiment import Experiment
@@ -57,6 +58,17 @@ def test_targets_are_forgotten_images_and_as_many_held_out_ones(experiment):
     assert torch.equal(target_labels(split), torch.cat([split.train.labels, held_out(split).labels])[index])
     assert torch.equal(target_images(split), torch.cat([split.train.images, held_out(split).images])[index])
     assert set(index.tolist()).isdisjoint(split.retain.index.tolist())
+
+
+def test_a_shadow_is_trained_once_although_its_weights_are_not_stored(experiment, monkeypatch):
+    """Its methods start from the model in memory."""
+    from helpers import experiment as module
+
+    trained, train = [], module.train
+    monkeypatch.setattr(module, "train", lambda *args, **options: trained.append(1) or train(*args, **options))
+    assert not shadow(experiment, 1).keeps_weights("Original", "shadow")
+    original, ascended = unlearn_shadow(experiment, 1)
+    assert trained == [1] and ascended.cost["steps"] and original.model is original.model
 
 
 def test_a_shadow_is_trained_on_the_retained_images_and_its_half(experiment):

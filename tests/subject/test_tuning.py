@@ -16,7 +16,7 @@ from helpers.metrics import accuracy, predict
 from helpers.presets import PRESETS
 from helpers.scenario import SCENARIOS
 from helpers.training import Diverged
-from helpers.tuning import COLUMNS, chosen, held_out_accuracies, score, summary, tune, tuned
+from helpers.tuning import COLUMNS, chosen, held_out_accuracies, scan_rates, score, summary, tune, tuned
 
 ORIGINAL = {"retain": 99.0, "forget": 99.0, "validation": 80.0}
 
@@ -70,6 +70,16 @@ def test_every_method_gets_the_same_trials_and_the_first_is_the_presets_own(expe
     assert all(settings["final"] == 1 and settings["growth"] == "quadratic" for settings in tried)
     again = tune(experiment, name, 3)
     assert again.drop(columns="seconds").equals(table.drop(columns="seconds"))
+
+
+def test_the_scan_changes_the_learning_rates_alone(experiment, monkeypatch):
+    """One trial per factor; all else is the preset's, and what diverges has no score."""
+    monkeypatch.setattr(tuning, "SCANNED", (1, 1e20))
+    table, own = scan_rates(experiment, "2-Stage full"), experiment.settings("2-Stage full")
+    tried = [json.loads(text) for text in table.settings]
+    assert list(table.columns) == COLUMNS and tried[0] == own
+    assert {name for name in own if tried[1][name] != own[name]} == {"lr_uniform", "lr_contrast", "lr_retain"}
+    assert math.isfinite(table.score[0]) and math.isnan(table.score[1])
 
 
 def test_a_diverged_trial_has_no_score_and_is_never_chosen(experiment, monkeypatch, tmp_path):

@@ -1,0 +1,155 @@
+"""What prose claims about results: number of the notebook or name of the page, its exact words, an expression.
+
+Expressions are over the tables of one seed; their functions are the methods of `test_claims.Run`. `CLAIMS` are about
+every run on the default data at the default preset, `AUDIT_CLAIMS` about the published audit on CIFAR-10.
+"""
+
+CLAIMS = [
+    (
+        "02",
+        "Two retrained models differ too,",
+        "all(value(s, 'Gold 2', 'JSD to Gold') > 0 for s in BOTH)",
+    ),
+    (
+        "02",
+        "In the class scenario Gold's curve for the forgotten class ends at zero: Gold never saw an image of it.",
+        "value('class', 'Gold', 'tracked accuracy', 'forget') == 0",
+    ),
+    (
+        "02",
+        "In the random scenario Gold is *right* about most forgotten images: it never saw them,",
+        "value('random', 'Gold', 'accuracy', 'forget') > 50",
+    ),
+    (
+        "02",
+        "The target for the forgotten images is Gold's accuracy, about its test accuracy, not zero.",
+        "abs(value('random', 'Gold', 'accuracy', 'forget') - value('random', 'Gold', 'accuracy', 'test')) < 12",
+    ),
+    (
+        "02",
+        "In the random scenario Original is right about more of the forgotten images than Gold is.",
+        "value('random', 'Original', 'accuracy', 'forget') > value('random', 'Gold', 'accuracy', 'forget') + 3",
+    ),
+    (
+        "02",
+        "In the class scenario Gold's zero is structural: no retained image has the label,",
+        "all(value('class', name, 'accuracy', s) == 0 for name in golds('class') for s in ('forget', 'test forget'))",
+    ),
+    (
+        "03",
+        "In the class scenario their predictions change nevertheless: no retained image has the forgotten label,",
+        "value('class', 'Fine-tuning', 'accuracy', 'forget') < value('class', 'Original', 'accuracy', 'forget')",
+    ),
+    (
+        "04",
+        "The count of images treats all epochs alike,",
+        "per_epoch('random', 'M2 Selective FT', 'images') == per_epoch('random', 'M1 Retain FT', 'images')",
+    ),
+    (
+        "06",
+        "it uses only as many retained batches as forgotten ones.",
+        "all(per_epoch(s, 'M5 Per batch', 'steps') == 2 * per_epoch(s, 'Gradient ascent', 'steps') for s in BOTH)",
+    ),
+    (
+        "08",
+        "In both runs an epoch uses only as many retained batches as forgotten ones,",
+        "all(round(per_epoch(s, '2-Stage', 'steps')) == per_epoch(s, 'Gradient ascent', 'steps') for s in BOTH)",
+    ),
+    (
+        "10",
+        "Learning rates and numbers of epochs differ between methods,",
+        "all(len(settings(s, name)) > 1 for s in BOTH for name in ('lr', 'epochs'))",
+    ),
+    (
+        "11",
+        "The first four then repair the model by fine-tuning on retained images, the last three never train.",
+        "all(value(s, name, 'steps') > 0 for s in BOTH for name in ('NoT', 'NoT+CL', 'CT', 'MSG'))"
+        " and all(value(s, name, 'steps') == 0 for s in BOTH for name in ('SSD', 'Fisher', 'Influence'))",
+    ),
+    (
+        "11",
+        "counts every image that a model processed, also those for masks",
+        "all(value(s, 'SSD', 'images') > 0 for s in BOTH)",
+    ),
+    (
+        "11",
+        "UNSIR and DELETE are defined for a class.",
+        "{'UNSIR', 'DELETE'} <= methods('class') and not {'UNSIR', 'DELETE'} & methods('random')",
+    ),
+    (
+        "11",
+        "In the class scenario Original still predicts the class for these,",
+        "value('class', 'Original', 'accuracy', 'test forget') > 50 and 'ReGUn' not in methods('class')",
+    ),
+    (
+        "12",
+        "Under Original the forgotten images have lower losses, since it was trained on them.",
+        "all(attack(s, 'Original', 'Streisand KS') < 0 for s in BOTH)",
+    ),
+    (
+        "12",
+        "In the random scenario Gold's losses have the same distribution on both, and that is the target.",
+        "abs(attack('random', 'Gold', 'Streisand KS')) < 0.2",
+    ),
+    (
+        "12",
+        "Similarity to an untrained network, from 0.307 to 1.",
+        "all(0.306 < attack(s, name, 'ZRF') <= 1 for s in BOTH for name in ('Original', *golds(s)))",
+    ),
+    (
+        "12",
+        "Two Golds show how much a value changes with the seed alone.",
+        "all(attack(s, 'Gold', 'ZRF') != attack(s, 'Gold 2', 'ZRF') for s in BOTH)",
+    ),
+    (
+        "13",
+        "In the class scenario MIA nearly repeats UA, since a model that never predicts the class",
+        "all(abs(audited('class', name, 'MIA') - audited('class', name, 'UA')) < 5"
+        " for name in audited_models('class', 'gold', 'method') if audited('class', name, 'UA') > 95)",
+    ),
+    (
+        "13",
+        "That row has no U-LiRA, forgetting quality and KLOM with fewer than three Golds, nor in the class scenario.",
+        "all(has_audit(s, 'Gold', 'U-LiRA AUC') == (s == 'random' and len(golds(s)) >= 3) for s in BOTH)",
+    ),
+]
+
+AUDIT_CLAIMS = [
+    (
+        "results",
+        "In the best row the accuracy on the forgotten images is within 6 points of Gold's,",
+        "abs(audited('random', 'Margin matching', 'UA') - audited('random', GOLDS, 'UA')) < 6"
+        " and audited('random', 'Margin matching', 'U-LiRA AUC') > 0.65",
+    ),
+    (
+        "results",
+        "No method reaches the floor at any cost that was allowed.",
+        "all(audited('random', name, 'average gap') > 4 * floor('random')"
+        " for name in audited_models('random', 'method'))",
+    ),
+    (
+        "results",
+        "Several rows with a small JSD or a small U-LiRA AUC have lost about 20 points of retained accuracy (RA).",
+        "all(15 < audited('random', GOLDS, 'RA') - audited('random', name, 'RA') < 25"
+        " for name in ('M1 Retain FT', 'H2 Quadratic + FT', 'NegGrad+', 'SCRUB'))",
+    ),
+    (
+        "results",
+        "Several methods come within the floor by the average gap.",
+        "sum(audited('class', name, 'average gap') < floor('class') for name in audited_models('class', 'method')) > 2",
+    ),
+    (
+        "results",
+        "MIA nearly repeats UA here: a model that never predicts the class has no confidence in it.",
+        "all(abs(audited('class', name, 'MIA') - audited('class', name, 'UA')) < 1"
+        " for name in audited_models('class', 'method'))",
+    ),
+    (
+        "results",
+        "By JSD the two best methods, which share their target, end just above the floor and far below",
+        "sorted(audited_models('class', 'method'), key=lambda name: audited('class', name, 'JSD to Gold'))[:2]"
+        " == ['Margin matching', 'DELETE']"
+        " and 0 < audited('class', 'DELETE', 'JSD to Gold') - floor('class', 'JSD to Gold') < 0.03"
+        " and audited('class', 'DELETE', 'JSD to Gold') < audited('class', 'uniform', 'JSD to Gold') - 0.1",
+    ),
+]
