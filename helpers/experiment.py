@@ -442,6 +442,15 @@ class Experiment:
             return kind == "shadow" and self.split_settings.get("shadow") == 0
         return kind in ("original", "gold") or name in (*self.methods, *self.preset["audit"]["methods"])
 
+    def stored_bytes(self):
+        """The size of all weights that a whole run of this experiment stores."""
+        names = ["Original", *self.methods, *self.published]
+        kept = sum(self.keeps_weights(name, "original" if name == "Original" else "method") for name in names)
+        kept += self.preset["golds"]
+        if self.preset.get("keep_weights", "all") == "all":
+            kept += self.preset["audit"]["shadows"] * (1 + len(self.preset["audit"]["methods"]))
+        return kept * sum(tensor.nbytes for tensor in self.build(weights=None).state_dict().values())
+
     def _load_model(self, path, made_with, record, kind, make):
         """The network of a stored run; rebuilt if its weights were not kept or are damaged."""
         weights = store.load_weights(path)

@@ -45,7 +45,8 @@ PUBLISHED_ON_DIGITS = {
 }  # published methods, few epochs; chosen on the digits
 
 # 1,797 digits in minutes on two cores. The learning rates of `methods` have the best held-out score of eight, all else
-# fixed (tuned/quick-rates.csv); Gold was not looked at.
+# fixed (tuned/quick-rates.csv); Gold was not looked at. One exception: the best rate of 2-Stage in the random scenario
+# changes nothing, so the table has one that shows what the method does.
 QUICK = {
     "random": {
         "golds": 2,
@@ -55,17 +56,17 @@ QUICK = {
         "batches": {"image_size": 16},
         "training": {**RESNET, "epochs": 12, "plain_epochs": 8, "lr": 0.05},
         "unlearning": {"batch_size": 64},
-        "evaluation": {"final": 500, "tracked": 100},
+        "evaluation": {"final": 500, "tracked": 150},
         "tuning": {"trials": 10, "epochs": 2},
         "methods": {
-            "M1 Retain FT": {"epochs": 3, "lr": 0.0033},
+            "M1 Retain FT": {"epochs": 3, "lr": 0.0066},
             "M2 Selective FT": {"epochs": 4, "lr": 0.02},
             "M3 Reversal": {"epochs": 4, "lr": 0.03},
             "M4 Per epoch": {"epochs": 4, "lr": 0.0033},
             "M5 Per batch": {"epochs": 6, "lr": 0.01},
             "M6 Per batch + FT": {"epochs": 6, "final": 2, "lr": 0.02},
             "H1 Linear": {"epochs": 6, "lr": 0.0033},
-            "H2 Quadratic + FT": {"epochs": 6, "final": 1, "lr": 0.0033},
+            "H2 Quadratic + FT": {"epochs": 6, "final": 1, "lr": 0.0066},
             "H3 Periodic FT": {"epochs": 3, "every": 3, "final": 1, "lr": 0.0033},
             "H4 Unfreezing": {"epochs": 3, "every": 3, "final": 1, "lr": 0.01},
             "Gradient ascent": {"epochs": 3, "lr": 0.002},
@@ -83,15 +84,15 @@ QUICK = {
         "batches": {"image_size": 32, **AS_DOCUMENT_B},
         "training": {**VIT, "epochs": 12, "plain_epochs": 12},
         "unlearning": {"batch_size": 64},
-        "evaluation": {"final": 500, "tracked": 100},
+        "evaluation": {"final": 500, "tracked": 150},
         "tuning": {"trials": 10, "epochs": 2},
         "methods": {
-            "Fine-tuning": {"epochs": 3, "lr": 0.04},
+            "Fine-tuning": {"epochs": 3, "lr": 0.0133},
             "Gradient ascent": {"epochs": 3, "lr": 0.0067},
             "2-Stage": {"epochs": 3, "lr": 0.001},
             "2-Stage full": {"rounds": 2, "lr_uniform": 0.01, "lr_contrast": 0.0006, "lr_retain": 0.008},
             "M2 Selective FT": {"epochs": 4, "lr": 0.3},
-            "M3 Reversal": {"epochs": 4, "lr": 0.03},
+            "M3 Reversal": {"epochs": 4, "lr": 0.06},
             "M4 Per epoch": {"epochs": 4, "lr": 0.04},
             "M5 Per batch": {"epochs": 4, "lr": 0.02},
             "M6 Per batch + FT": {"epochs": 4, "final": 2, "lr": 0.01},

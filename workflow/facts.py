@@ -43,19 +43,9 @@ def find_facts(parameters, fetch=False):
         "name": data.name,
         "title": data.title,
         "identity": [*sorted({e.data.identity for e in suite}), *identity],
-        "disk": sum(stored_bytes(e) for e in suite),
+        "disk": sum(experiment.stored_bytes() for experiment in suite),
         "parameters": parameters,
     }
-
-
-def stored_bytes(experiment):
-    """The size of all weights that one seed of a run stores."""
-    runs = ["original", *["gold"] * experiment.preset["golds"], *[*experiment.methods, *experiment.published]]
-    kept = sum(experiment.keeps_weights(name, name) for name in runs)
-    shadows = experiment.preset["audit"]["shadows"] * (1 + len(experiment.preset["audit"]["methods"]))
-    if experiment.preset.get("keep_weights", "all") == "all":
-        kept += shadows
-    return kept * sum(tensor.nbytes for tensor in experiment.build(weights=None).state_dict().values())
 
 
 if __name__ == "__main__":

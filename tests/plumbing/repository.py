@@ -46,6 +46,17 @@ def read_forget_list(path, data):
     "experiment.py": """
 from pathlib import Path
 
+from .datasets import load_data, read_forget_list
+from .parameters import checked
+
+
+def open_experiments(parameters):
+    values = checked(parameters)
+    data = load_data(values.pop("data"), size=32)
+    listed = values.pop("forget_list")
+    index = read_forget_list(listed, data) if listed else None
+    return [Experiment(data, name, **values, forget_index=index) for name in values.pop("scenarios")]
+
 
 class Experiment:
     def __init__(self, data, scenario, preset, seed, forget_class, forget_fraction, **others):
@@ -54,6 +65,9 @@ class Experiment:
         if forget_class not in (None, "0", "1"):
             raise ValueError(f"forget_class '{forget_class}' is unknown")
         self.data, self.scenario, self.preset, self.seed = data, scenario, preset, seed
+
+    def stored_bytes(self):
+        return 1000
 
     def fetch(self):
         if Path("offline").exists():
