@@ -183,7 +183,7 @@ def _classes(folder):
     classes = tuple(sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")))
     if len(classes) < 2:
         found = f"only '{classes[0]}'" if classes else "none"
-        raise ValueError(f"'{folder.name}' needs at least two folders of images, one a class; found {found}")
+        raise ValueError(f"'{folder.name}' needs at least two folders of images, one per class; found {found}")
     if strange := [name for name in classes if not name.isprintable()]:
         raise ValueError(f"'{folder.name}': rename the class folder {strange[0]!a}: it is not printable UTF-8")
     return classes

@@ -126,10 +126,10 @@ def box(title, lines):
 def save_figure(figure, suite, name, alt):
     """Display `figure` as PNG with its alternative text and write it to `figures/<name>.png` in the run's folder.
 
-    A grey line below the figure names the run.
+    A grey line above the figure names the run; below it a legend may stand.
     """
-    below = -12 / 72 / figure.get_figheight()  # 12 points under the edge, clear of a legend
-    figure.text(1, below, provenance(suite), ha="right", va="top", fontsize=7.5, color="0.5")
+    above = 1 + 4 / 72 / figure.get_figheight()  # 4 points over the edge
+    figure.text(1, above, provenance(suite), ha="right", va="bottom", fontsize=7.5, color="0.5")
     png = io.BytesIO()
     figure.savefig(png, format="png", bbox_inches="tight", metadata={"Software": None})
     path = suite[0].output / "figures" / f"{name}.png"

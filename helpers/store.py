@@ -195,7 +195,7 @@ def get_or_make(path, settings, make, usable=lambda path: True):
             found, problem = _look(path, settings)
             if found is None or not usable(path):
                 if problem:
-                    print(f"{path.stem} {problem}: making it again")
+                    print(f"{path.stem} {problem}: rebuilding it")
                 outputs, weights, record = make()
                 save(path, settings, outputs, weights, **record)
                 found, problem = _look(path, settings)

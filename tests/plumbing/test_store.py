@@ -167,7 +167,7 @@ def test_an_interrupt_leaves_the_old_file(saved, monkeypatch):
 def test_what_is_made_again_is_reported_once(saved, capsys):
     replace_bytes(saved, b"0.30000000000000004", b"0.70000000000000004")
     store.remember(saved, SETTINGS, lambda: OUTPUTS)
-    assert capsys.readouterr().out == "m1 does not match its checksum: making it again\n"
+    assert capsys.readouterr().out == "m1 does not match its checksum: rebuilding it\n"
 
 
 def test_remember_makes_a_thing_once(path):
