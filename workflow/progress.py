@@ -37,7 +37,7 @@ class Progress:
         for job in self.left:
             (ROOT / job.result).unlink(missing_ok=True)
             job.beside("{}.failed").unlink(missing_ok=True)
-        self.began = time.time()
+        self.began, self.used = time.time(), processor_time()
         print(f"{self.total} job{'s' * (self.total > 1)}{self.time_left()}", flush=True)
 
     def update(self):
@@ -56,8 +56,7 @@ class Progress:
         """Publish everything that is missing in `figures/`, and print how long the run took."""
         publish(self.jobs, self.folder, self.seed)
         if self.total:
-            used = resource.getrusage(resource.RUSAGE_CHILDREN)
-            spent = f"{duration(used.ru_utime + used.ru_stime)} of processor time"
+            spent = f"{duration(processor_time() - self.used)} of processor time"
             print(f"All done in {duration(time.time() - self.began)} ({spent}).", flush=True)
 
     def time_left(self):
@@ -72,6 +71,12 @@ class Progress:
                 seconds[job.result] = max(seconds[job.result] - (time.time() - started), 1.0)
         running_first = sorted(self.left, key=lambda job: not started_at(job, self.began))
         return f"; {word} {duration(simulate(running_first, seconds, self.slots))} left"
+
+
+def processor_time():
+    """Seconds that all finished child processes have used, that of setting up the environment included."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def simulate(jobs, seconds, slots):
