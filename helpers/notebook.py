@@ -2,6 +2,7 @@
 
 import inspect
 import io
+from importlib.metadata import version
 
 from IPython.display import Image, Markdown, display
 
@@ -35,7 +36,8 @@ def describe(suite):
     first = suite[0]
     lines = [
         f"**{first.data.title}**, {len(first.data.train_y):,} training and {len(first.data.test_y):,} test images; "
-        f"preset **{first.preset_name}**, seed {first.seed}, start **{first.start}**."
+        f"preset **{first.preset_name}**, seed {first.seed}, start **{first.start}**. "
+        f"Suite {version('unlearning-suite')}, torch {version('torch')}."
     ]
     for e in suite:
         epochs, forgotten = e.preset["training"]["epochs"], [e.data.classes[n] for n in e.split.forget_classes]

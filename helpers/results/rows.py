@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 
-from ..metrics import predicted_shares
+from ..metrics import losses, predicted_shares
 from .flags import COLLAPSED, is_collapsed
 
 COLUMNS = ["run", "scenario", "seed", "kind", "method", "epoch", "set", "metric", "value"]
@@ -106,6 +106,17 @@ def made_for_other_data(e, run):
     parts = (part for part in ("methods", "published") if e.preset[part].get(run.name))
     chosen_for = next((e.preset["written_for"][part] for part in parts), e.data.name)
     return chosen_for if chosen_for != e.data.name else ""
+
+
+def losses_of(e, runs):
+    """For `plots.loss_histograms`: `{model: {set: cross-entropy of each image, nats}}` on forgotten and unseen images.
+
+    The models are Original, Gold and those of `runs` that are of this experiment and did not diverge.
+    """
+    labels = {name: e.split.sets[name].y.cpu() for name in ("forget", e.scenario.unseen)}
+    own = [run for run in runs if (run.scenario, run.seed) == (e.scenario.name, e.seed) and not run.diverged]
+    models = [e.original(), e.gold(), *own]
+    return {run.name: {name: losses(run.logits[name], y) for name, y in labels.items()} for run in models}
 
 
 def run_rows(suite, runs):
