@@ -79,17 +79,18 @@ def tables(suite, results):
         suite: experiments, of one or several seeds.
         results: of `results.tidy`.
     """
-    for e in {e.scenario.name: e for e in reversed(suite)}.values():
-        part = results[results.scenario == e.scenario.name]
+    for scenario in dict.fromkeys(e.scenario.name for e in suite):
+        e = next(e for e in suite if e.scenario.name == scenario)
+        part = results[results.scenario == scenario]
         if part.empty:
             continue
         seeds = sorted(int(seed) for seed in part.seed.unique())
-        shown = made.table(part, e.scenario.name, e.data.name)
+        shown = made.table(part, scenario, e.data.name)
         marked = list(dict.fromkeys(part[part.metric == OTHER_DATA].method))
         shown = shown.rename(index={name: f"{name} †" for name in marked})
         environment = e.original().environment
         lines = [
-            f"**{e.scenario.name}** on {e.data.title}, preset {e.preset_name}, seed{'s' * (len(seeds) > 1)} "
+            f"**{scenario}** on {e.data.title}, preset {e.preset_name}, seed{'s' * (len(seeds) > 1)} "
             f"{', '.join(map(str, seeds))}; seconds (without evaluation) on {environment['device']}, "
             f"{environment['threads']} thread{'s' * (environment['threads'] != 1)}, {environment['precision']}."
         ]

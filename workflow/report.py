@@ -41,7 +41,7 @@ def main():
 
 def write(folder):
     """Write `report.html` into a run's folder, which has the tables beside it; return the report's path."""
-    notebooks = sorted(folder.glob("**/[0-9][0-9].ipynb"), key=lambda path: (path.parent == folder, str(path)))
+    notebooks = in_order(folder)
     chapters = [chapter(path) for path in notebooks]
     results = [
         json.loads(path.with_suffix(".json").read_text()) for path in notebooks if path.with_suffix(".json").exists()
@@ -52,6 +52,7 @@ def write(folder):
     page = PAGE.format(
         name=html.escape(folder.name),
         style=STYLE,
+        opening="".join(map(opening, notebooks)),
         contents=contents,
         environment=environment(results, folder / "runs.csv"),
         numbers=f"<p>All numbers: {links(tables)}</p>" if tables else "",
@@ -60,6 +61,23 @@ def write(folder):
     report = folder / "report.html"
     replace_text(report, without_paths(page, data))
     return report
+
+
+def in_order(folder):
+    """The executed notebooks by seed and number; one that covers all seeds stands among those of the first."""
+    paths = list(folder.glob("**/[0-9][0-9].ipynb"))
+    seeds = {path: int(path.parent.name[4:]) for path in paths if path.parent != folder}
+    return sorted(paths, key=lambda path: (seeds.get(path, min(seeds.values(), default=0)), path.stem))
+
+
+def opening(path):
+    """The outputs of a notebook's cells that are tagged `summary`, as HTML."""
+    notebook = nbformat.read(path, 4)
+    notebook.cells = [cell for cell in notebook.cells if "summary" in cell.metadata.get("tags", [])]
+    soup = converted(notebook, exclude_input=True)
+    for tag in soup.find_all(id=True):  # the chapter has these ids
+        del tag["id"]
+    return str(soup)
 
 
 def links(names):
@@ -79,19 +97,23 @@ def chapter(path):
             if output.output_type == "error":
                 output.traceback = [f"{output.ename}: {output.evalue}"]
         cell.get("outputs", [])[:] = [o for o in cell.get("outputs", []) if WIDGET not in o.get("data", {})]
-    body, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)
-    soup = BeautifulSoup(body, "html.parser")
+    soup = converted(notebook)
     for heading in soup.find_all(["h1", "h2", "h3"], id=True):
         heading["id"] = f"{anchor}-{heading['id']}"
-    for link in soup.find_all("a", class_="anchor-link"):
-        link.decompose()
-    for table in soup.find_all("table"):
-        table.wrap(soup.new_tag("div", attrs={"class": "wide"}))
-    for unwanted in soup.find_all(["script", "link", "style"]):
-        unwanted.decompose()
     first = soup.find("h1")
     name = first.get_text() if first else path.stem
     return anchor, name + (f" (seed {seed[1]})" if seed else ""), str(soup)
+
+
+def converted(notebook, **options):
+    """A notebook as HTML without scripts, styles and links to its own headings; `options` are nbconvert's."""
+    body, _ = HTMLExporter(template_name="basic", **options).from_notebook_node(notebook)
+    soup = BeautifulSoup(body, "html.parser")
+    for table in soup.find_all("table"):
+        table.wrap(soup.new_tag("div", attrs={"class": "wide"}))
+    for unwanted in soup.find_all(["script", "link", "style"]) + soup.find_all("a", class_="anchor-link"):
+        unwanted.decompose()
+    return soup
 
 
 def with_mathml(markdown):
@@ -173,6 +195,7 @@ PAGE = """<!DOCTYPE html>
 </head>
 <body>
 <header><h1>Machine unlearning, measured</h1><p>Run <b>{name}</b></p></header>
+{opening}
 <nav aria-label="Contents"><h2>Contents</h2><ol>{contents}</ol></nav>
 <main>
 <h2>Environment</h2>{environment}{numbers}

@@ -157,7 +157,7 @@ def verdict_lines(points):
             within = [f"**{name}**" for name in methods.index[methods.gap <= floor]]
             line += f" The floor is {floor:.2f} points; within it: {', '.join(within) or 'none'}."
         better = methods.gap < original - np.nan_to_num(floor)
-        line += f" {(~better).sum()} of {len(methods)} methods are not nearer to Gold than Original"
+        line += f" {better.sum()} of {len(methods)} methods are nearer to Gold than Original"
         lines.append(line + (" by more than the floor." if np.isfinite(floor) else "."))
     return lines
 

@@ -46,6 +46,9 @@ def repository(tmp_path_factory):
     for path, seed in ((run / "seed0/03.ipynb", 0), (run / "seed1/03.ipynb", 1), (run / "10.ipynb", None)):
         injected = new_code_cell(f"data = '{folder.parent}/photos'", metadata={"tags": ["injected-parameters"]})
         cells = [new_markdown_cell(text), injected, new_code_cell("x = 1 < 2", outputs=outputs(folder))]
+        if seed is None:
+            shown = new_output("display_data", data={"text/html": "<b>M9</b> is nearest", "text/plain": "M9"})
+            cells.append(new_code_cell("verdict(points)", metadata={"tags": ["summary"]}, outputs=[shown]))
         path.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(new_notebook(cells=cells), path)
         parameters = settings if seed is None else {**settings, "seed": seed}
@@ -78,12 +81,19 @@ def test_it_needs_nothing_from_outside(page):
 
 
 def test_contents_lead_to_every_notebook(page):
-    """Seeds in order, 10 last; no anchor twice, and each entry has its place."""
+    """Seeds in order, 10 with the first; no anchor twice, and each entry has its place."""
     soup = BeautifulSoup(page, "html.parser")
     entries = soup.nav.find_all("a")
-    assert [entry.text for entry in entries] == ["03 · A title (seed 0)", "03 · A title (seed 1)", "03 · A title"]
+    assert [entry.text for entry in entries] == ["03 · A title (seed 0)", "03 · A title", "03 · A title (seed 1)"]
     ids = [tag["id"] for tag in soup.find_all(id=True)]
     assert len(ids) == len(set(ids)) and {entry["href"][1:] for entry in entries} <= set(ids)
+
+
+def test_it_opens_with_what_10_marks_as_summary(page):
+    """The outputs stand before the contents, without the code; in their chapter they have it."""
+    before, after = page.split("<nav", 1)
+    assert "is nearest" in before and "verdict" not in before.partition("<body>")[2]
+    assert "is nearest" in after and "verdict" in after
 
 
 def test_figures_tables_and_formulas_are_there(page):

@@ -255,10 +255,10 @@ def test_the_verdict_is_computed():
     [line] = verdict_lines(gap_points(with_gaps(gaps)))
     assert "**A** is nearest to Gold, with a mean gap of 0.50 points at 10.0 %" in line
     assert "The floor is 1.00 points; within it: **A**." in line
-    assert line.endswith("2 of 3 methods are not nearer to Gold than Original by more than the floor.")
+    assert line.endswith("1 of 3 methods are nearer to Gold than Original by more than the floor.")
     del gaps["Gold 2"]
     [line] = verdict_lines(gap_points(with_gaps(gaps)))
-    assert "floor" not in line and line.endswith("1 of 3 methods are not nearer to Gold than Original.")
+    assert "floor" not in line and line.endswith("2 of 3 methods are nearer to Gold than Original.")
 
 
 def test_each_methods_sentence_is_computed():
