@@ -390,12 +390,17 @@ class Experiment:
         path = self._path(name, made_with)
         if path not in self.memo:
             model, made = None, []
+
+            def make_once():
+                made.append(make())
+                return made[0]
+
             if self.may_train:
-                found = store.get_or_make(path, made_with, lambda: self._measured(name, kind, make, made=made))
-                if made:  # others start from it, even if its weights are not stored
-                    model = made[0] if kind in ("original", "shadow") else None
-                else:
+                found = store.get_or_make(path, made_with, lambda: self._measured(name, kind, make_once))
+                if not made:
                     self.report(f"{self.scenario.name}: {name}, found in runs/")
+                elif kind in ("original", "shadow"):  # others start from it, even if its weights are not stored
+                    model = made[0][0].eval()
             else:
                 found = store.load(path, made_with)
                 if not found:
@@ -419,14 +424,9 @@ class Experiment:
             )
         return self.memo[path]
 
-    def _measured(self, name, kind, make, keep=None, made=None):
-        """Arguments of `store.save`: outputs of the model that `make` returns, weights if they are kept, record.
-
-        The model itself is added to the list `made`.
-        """
+    def _measured(self, name, kind, make, keep=None):
+        """Arguments of `store.save`: outputs of the model that `make` returns, weights if they are kept, record."""
         model, record = make()
-        if made is not None:
-            made.append(model)
         outputs = {} if model is None else self._outputs(model)
         if kind == "method" and not all(tensor.isfinite().all() for tensor in outputs.values()):
             outputs, record["diverged"] = {}, f"{name} diverged: its predictions are not finite"

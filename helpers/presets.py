@@ -143,7 +143,7 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
         "unlearning": {"batch_size": 64, "retain_limit": 5000},
         "evaluation": {"final": 2000, "tracked": 400},
         "tuning": {"trials": 10, "epochs": 2},
-        "methods": {
+        "methods": {  # first guesses for this network
             **{name: {"epochs": 3} for name in ("Fine-tuning", "Gradient ascent", "2-Stage")},
             "2-Stage full": {"rounds": 1},
             "M2 Selective FT": {"epochs": 3, "lr": 0.01},

@@ -121,8 +121,14 @@ def scan_rates(experiment, name):
     """The score of a method with its learning rates times `SCANNED`, all else as in the preset; like `tune`.
 
     For the documents' methods: these keep the documents' other settings, so that only the rate is chosen.
+
+    Raises:
+        ValueError: the method has no learning rate.
     """
-    own, attempt, tried = experiment.settings(name), attempts(experiment, name), []
+    own, tried = experiment.settings(name), []
+    if not any(rate in own for rate in RATES):
+        raise ValueError(f"{name} has no learning rate to scan")
+    attempt = attempts(experiment, name)
     for number, factor in enumerate(SCANNED):
         settings = {**own, **{rate: rounded(factor * own[rate]) for rate in RATES if rate in own}}
         started = time.perf_counter()

@@ -74,6 +74,8 @@ def opening(path):
     """The outputs of a notebook's cells that are tagged `summary`, as HTML."""
     notebook = nbformat.read(path, 4)
     notebook.cells = [cell for cell in notebook.cells if "summary" in cell.metadata.get("tags", [])]
+    if not notebook.cells:
+        return ""
     soup = converted(notebook, exclude_input=True)
     for tag in soup.find_all(id=True):  # the chapter has these ids
         del tag["id"]

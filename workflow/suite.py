@@ -19,7 +19,7 @@ from jobs import DEFAULT, FIRST, NEEDS, ROOT, RUNS, as_config, code_of, find_not
 from options import Parser, add_parameters, parameters_of, refuse
 from progress import Progress
 
-from helpers.fingerprint import key
+from helpers.fingerprint import code_without_words, key
 from helpers.messages import duration, unknown
 from helpers.parameters import whole_number
 from helpers.paths import FIGURES, replace_text, shown
@@ -103,8 +103,9 @@ def number(word):
 
 
 def run(options):
-    if options.parameters["data"] == "cifar10" and not (ROOT / "data" / "cifar-10-batches-py").exists():
-        print("CIFAR-10 is downloaded into data/ (170 MB) unless it is there.", flush=True)
+    stored = (ROOT / "data" / name for name in ("cifar-10-batches-py", "cifar-10-python.tar.gz"))
+    if options.parameters["data"] == "cifar10" and not any(place.exists() for place in stored):
+        print("CIFAR-10 is not in data/ yet: downloading 170 MB.", flush=True)
     facts = find_facts(options.parameters)
     parameters = facts["parameters"]
     folder = run_folder(parameters, facts)
@@ -163,7 +164,8 @@ def find_facts(parameters, fetch=False):
     names, or the code that reads the data, changes.
     """
     files = {name: list_files(value) for name, value in parameters.items() if isinstance(value, str)}
-    code = [code_of("helpers.datasets"), code_of("helpers.data"), PRESETS[parameters["preset"]]]
+    answers = code_without_words((ROOT / "workflow" / "facts.py").read_text(encoding="utf-8"))
+    code = [answers, code_of("helpers.datasets"), code_of("helpers.data"), PRESETS[parameters["preset"]]]
     stored = RUNS / "facts" / f"{key([parameters, files, code])}.json"
     if stored.exists() and not fetch:
         return json.loads(stored.read_text(encoding="utf-8"))

@@ -68,7 +68,8 @@ def test_a_shadow_is_trained_once_although_its_weights_are_not_stored(experiment
     monkeypatch.setattr(module, "train", lambda *args, **options: trained.append(1) or train(*args, **options))
     assert not shadow(experiment, 1).keeps_weights("Original", "shadow")
     original, ascended = unlearn_shadow(experiment, 1)
-    assert trained == [1] and ascended.cost["steps"] and original.model is original.model
+    assert trained == [1] and ascended.cost["steps"]
+    assert original.model is original.model and not original.model.training
 
 
 def test_a_shadow_is_trained_on_the_retained_images_and_its_half(experiment):

@@ -80,6 +80,8 @@ def test_the_scan_changes_the_learning_rates_alone(experiment, monkeypatch):
     assert list(table.columns) == COLUMNS and tried[0] == own
     assert {name for name in own if tried[1][name] != own[name]} == {"lr_uniform", "lr_contrast", "lr_retain"}
     assert math.isfinite(table.score[0]) and math.isnan(table.score[1])
+    with pytest.raises(ValueError, match="SSD has no learning rate"):
+        scan_rates(experiment, "SSD")
 
 
 def test_a_diverged_trial_has_no_score_and_is_never_chosen(experiment, monkeypatch, tmp_path):
