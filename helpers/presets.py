@@ -115,7 +115,7 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
         "training": {**RESNET, "epochs": 24, "plain_epochs": 6, "lr": 0.1},
         "unlearning": {"batch_size": 128, "retain_limit": 10000},
         "evaluation": {"final": 5000, "tracked": 1000},
-        "tuning": {"trials": 10, "epochs": 2},
+        "tuning": {"trials": 10, "epochs": 2, "rates": (1 / 3, 1, 3, 10)},
         "methods": {
             "M1 Retain FT": {"epochs": 6, "lr": 0.01},
             "M2 Selective FT": {"epochs": 4, "lr": 0.01},
@@ -142,7 +142,7 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
         "training": {"epochs": 3, "batch_size": 64, "lr": 0.02, "schedule": "onecycle"},
         "unlearning": {"batch_size": 64, "retain_limit": 5000},
         "evaluation": {"final": 2000, "tracked": 400},
-        "tuning": {"trials": 10, "epochs": 2},
+        "tuning": {"trials": 10, "epochs": 2, "rates": (1 / 3, 1, 3, 10)},
         "methods": {  # first guesses for this network
             **{name: {"epochs": 3} for name in ("Fine-tuning", "Gradient ascent", "2-Stage")},
             "2-Stage full": {"rounds": 1},

@@ -17,7 +17,7 @@ from .training import Diverged, unlearn
 TABLES = paths.ROOT / "helpers" / "tuned"
 COLUMNS = ["data", "identity", "scenario", "method", "trial", "score", "seconds", "settings"]
 RATE_FACTORS = (1 / 3, 30)  # learning rates, times the preset's own: authors chose theirs for many more steps
-SCANNED = (1 / 10, 1 / 3, 1, 2, 4, 8, 16, 30)  # learning rates of `scan_rates`, times the preset's own
+SCANNED = (1 / 10, 1 / 3, 1, 2, 4, 8, 16, 30)  # learning rates of `scan_rates` times the preset's own, by default
 RATES = ("lr", "lr_uniform", "lr_contrast", "lr_retain", "lr_impair", "lr_repair")
 LENGTHS = ("epochs", "rounds")
 
@@ -118,9 +118,9 @@ def tune(experiment, name, trials):
 
 
 def scan_rates(experiment, name):
-    """The score of a method with its learning rates times `SCANNED`, all else as in the preset; like `tune`.
+    """The score of a method with its learning rates times some factors, all else as in the preset; like `tune`.
 
-    For the documents' methods: these keep the documents' other settings, so that only the rate is chosen.
+    The factors are the preset's `tuning["rates"]`, by default `SCANNED`. For the documents' methods: these keep the documents' other settings, so that only the rate is chosen.
 
     Raises:
         ValueError: the method has no learning rate.
@@ -129,7 +129,7 @@ def scan_rates(experiment, name):
     if not any(rate in own for rate in RATES):
         raise ValueError(f"{name} has no learning rate to scan")
     attempt = attempts(experiment, name)
-    for number, factor in enumerate(SCANNED):
+    for number, factor in enumerate(experiment.preset["tuning"].get("rates", SCANNED)):
         settings = {**own, **{rate: rounded(factor * own[rate]) for rate in RATES if rate in own}}
         started = time.perf_counter()
         tried.append((number, attempt(settings), time.perf_counter() - started, settings))
