@@ -120,7 +120,8 @@ def tune(experiment, name, trials):
 def scan_rates(experiment, name):
     """The score of a method with its learning rates times some factors, all else as in the preset; like `tune`.
 
-    The factors are the preset's `tuning["rates"]`, by default `SCANNED`. For the documents' methods: these keep the documents' other settings, so that only the rate is chosen.
+    The factors are the preset's `tuning["rates"]`, by default `SCANNED`. For the documents' methods: these keep the
+    documents' other settings, so that only the rate is chosen.
 
     Raises:
         ValueError: the method has no learning rate.

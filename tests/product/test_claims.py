@@ -1,19 +1,16 @@
 """What prose says about results is in `claims` and holds: in the published tables, and on two seeds of a new run."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
 from claims import AUDIT_CLAIMS, CLAIMS
+from default_run import SEEDS
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "noisy-digits-quick"  # the default data and preset
-SEEDS = (0, 1)
 BOTH = ("random", "class")  # scenarios
 GOLDS = ("Gold 1", "Gold 2", "Gold 3", "Gold 4", "Gold 5")  # names in audit.csv
 
@@ -148,19 +145,9 @@ def test_a_false_claim_is_found(published):
         published.holds(empty)
 
 
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory):
-    """The folder of a run of all notebooks with the default data and preset, on `SEEDS`."""
-    folder = tmp_path_factory.mktemp("claims")
-    places = {"UNLEARNING_RUNS": str(folder / "runs"), "UNLEARNING_FIGURES": str(folder / "figures")}
-    command = [sys.executable, "workflow/suite.py", "--seeds", *map(str, SEEDS)]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **places}, capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return folder / "runs/suite" / RUN
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
-def test_every_claim_holds_on_a_new_run(executed, seed):
+def test_every_claim_holds_on_a_new_run(default_run, seed):
     """All notebooks run, and every expression is true on every seed."""
-    assert not wrong(Run(executed / f"seed{seed}", executed, seed))
+    suite = default_run / "suite" / RUN
+    assert not wrong(Run(suite / f"seed{seed}", suite, seed))
