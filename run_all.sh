@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes or updates .venv if needed, then runs the notebooks (workflow/suite.py), or, after one of these words: `test` the
-# checks, `report` workflow/report.py, `clean` workflow/clean.py, `bench` workflow/benchmark.py.
+# checks, `forget` workflow/forget.py, `report` workflow/report.py, `clean` workflow/clean.py, `bench`
+# workflow/benchmark.py.
 set -euo pipefail
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 export PYTHONUTF8=1
@@ -59,7 +60,7 @@ case "${1-}" in
         fi
         exec .venv/bin/python -m pytest "$@"
         ;;
-    report | clean | bench)
+    forget | report | clean | bench)
         script="${1/bench/benchmark}"
         shift
         (set_up)

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,6 +41,7 @@ class Data:
     flip: bool  # whether a mirrored image keeps its label
     statistics: tuple | None = None  # (mean, std) per channel of pixels in [0, 1]; None: those of the retained images
     files: tuple[str, ...] = ()  # of a folder: the path of each training image in it, "train/cat/7.png"
+    test_files: tuple[str, ...] = ()  # of a folder: the same of its test images
 
 
 def load_data(source="noisy-digits", *, size=32, root=None):
@@ -124,21 +127,19 @@ def _cifar10(root):
 
 
 def _folder(folder, size):
-    """An image folder, decoded once and kept as tensors under `runs/`, keyed by the bytes of its files."""
-    two_levels = (folder / "train").is_dir() and (folder / "test").is_dir()
-    classes = _classes(folder / "train" if two_levels else folder)
-    if two_levels and (test_classes := _classes(folder / "test")) != classes:
-        raise ValueError(f"'{folder.name}': train/ has classes {classes}, test/ has {test_classes}")
-    files = [
-        (file, label)
-        for part in (["train", "test"] if two_levels else ["."])
-        for label, name in enumerate(classes)
-        for file in _images(folder / part / name)
-    ]
-    identity = _identity_of_files(folder, [file for file, _ in files], size)
+    """An image folder, decoded once and kept as tensors under `runs/`, keyed by the bytes of its files.
+
+    Raises:
+        ValueError: also for a folder that changes while it is read; nothing of it is kept then.
+    """
+    two_levels = _has_two_levels(folder)
+    classes, files = _images_of(folder)
+    states = _states(folder, files)
+    identity = _identity_of_files(folder, states, size)
 
     def decode():
-        x = torch.stack([_decode(file, size) for file, _ in files])
+        with _unchanged(folder, states):
+            x = torch.stack([_decode(file, size) for file, _ in files])
         y = torch.tensor([label for _, label in files])
         parts = [file.relative_to(folder).parts[0] for file, _ in files]
         is_test = torch.tensor([two_levels and part == "test" for part in parts])
@@ -150,7 +151,7 @@ def _folder(folder, size):
     path = paths.RUNS / "images" / f"{folder.name}-{identity}.safetensors"
     tensors = store.remember(path, {"identity": identity}, decode)
     x, y, is_test = tensors["x"], tensors["y"], tensors["is_test"]
-    names = tuple(file.relative_to(folder).as_posix() for (file, _), test in zip(files, is_test.tolist()) if not test)
+    names = np.array([name for name, *_ in states], dtype=object)
     return Data(
         f"folder-{folder.name}" if folder.name in NAMES else folder.name,
         f"folder {folder.name}",
@@ -158,22 +159,64 @@ def _folder(folder, size):
         *(x[~is_test], y[~is_test], x[is_test], y[is_test]),
         identity,
         flip=True,
-        files=names,
+        files=tuple(names[~is_test.numpy()]),
+        test_files=tuple(names[is_test.numpy()]),
     )
 
 
-def _identity_of_files(folder, files, size):
-    """Twelve hex digits of names and bytes; files of the same size and time as at the last call are not read again."""
-    listing = []
-    for file in files:
+def _has_two_levels(folder):
+    return (folder / "train").is_dir() and (folder / "test").is_dir()
+
+
+def _images_of(folder):
+    """The classes of a folder, and each image with its label: training images first, by class and name."""
+    two_levels = _has_two_levels(folder)
+    classes = _classes(folder / "train" if two_levels else folder)
+    if two_levels and (test_classes := _classes(folder / "test")) != classes:
+        raise ValueError(f"'{folder.name}': train/ has classes {classes}, test/ has {test_classes}")
+    return classes, [
+        (file, label)
+        for part in (["train", "test"] if two_levels else ["."])
+        for label, name in enumerate(classes)
+        for file in _images(folder / part / name)
+    ]
+
+
+def _states(folder, files):
+    """Path in the folder, size and time of each image, in order."""
+    found = []
+    for file, _ in files:
         status = file.stat()
-        listing.append((file.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
-    known = paths.RUNS / "images" / f"{folder.name}-{store.key([str(folder), size, listing])}.json"
+        found.append((file.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
+    return found
+
+
+@contextmanager
+def _unchanged(folder, states):
+    """Refuse what was read of a folder whose images are no longer in these states, whatever error that led to.
+
+    Raises:
+        ValueError: with the first image that was changed, added or removed.
+    """
+    try:
+        yield
+    finally:
+        if changed := set(states) ^ set(_states(folder, _images_of(folder)[1])):
+            raise ValueError(
+                f"'{folder.name}' changed while it was read ({min(changed)[0]}): run the command again when nothing "
+                "writes there"
+            )
+
+
+def _identity_of_files(folder, states, size):
+    """Twelve hex digits of names and bytes; files of the same size and time as at the last call are not read again."""
+    known = paths.RUNS / "images" / f"{folder.name}-{store.key([str(folder), size, states])}.json"
     if known.exists():
-        return json.loads(known.read_text())
+        return json.loads(known.read_text(encoding="utf-8"))
     digest = hashlib.sha256(f"{size}".encode())
-    for file in files:
-        digest.update(os.fsencode(file.relative_to(folder)) + file.read_bytes())
+    with _unchanged(folder, states):
+        for name, *_ in states:
+            digest.update(os.fsencode(name) + (folder / name).read_bytes())
     identity = digest.hexdigest()[:12]
     paths.replace_text(known, json.dumps(identity))
     return identity
@@ -190,7 +233,8 @@ def _classes(folder):
 
 
 def _images(folder):
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in EXTENSIONS)
+    files = [file for file in folder.iterdir() if file.suffix.lower() in EXTENSIONS]
+    files.sort(key=lambda file: file.name)  # paths compare differently on Windows
     if len(files) < 5:
         raise ValueError(
             f"class folder '{folder.parent.name}/{folder.name}' has {len(files)} images; it needs at least 5 "
@@ -217,33 +261,84 @@ def _decode(file, size):
     return torch.from_numpy(np.array(image))
 
 
-def read_forget_list(path, data):
-    """The training images that a text file names, one per line, as sorted int64 indices `(n,)`.
+def write_images(data, folder, per_class):
+    """Write the first `per_class` training images of each class and half as many test images as a folder of PNG files.
 
-    A line is an index into the training images or, for a folder of images, a file's path in it. Blank lines and lines
-    that begin with # are skipped; an image that is named twice counts once.
+    Files that exist are kept. The folder is then one that `load_data` accepts: `train/<class>/000.png` and so on.
+    """
+    parts = (("train", data.train_x, data.train_y, per_class), ("test", data.test_x, data.test_y, per_class // 2))
+    for part, x, y, most in parts:
+        for label, name in enumerate(data.classes):
+            for number, image in enumerate(x[y == label][:most].numpy()):
+                file = Path(folder) / part / name / f"{number:03d}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                if not file.exists():
+                    Image.fromarray(image).save(file)
+
+
+def read_forget_list(path, data):
+    """The training images that a text file names, as sorted int64 indices `(n,)`; see `named_images`."""
+    return torch.tensor(sorted(set(named_images(path, data))))
+
+
+def named_images(path, data):
+    """The indices of the training images that a text file names, in its order and with repetitions.
+
+    A line is an index into the training images or, for a folder of images, a file's path in it, also with backslashes
+    or in double quotes. Several in a line are separated by commas, semicolons or tabs. Blank lines and lines that begin
+    with # are skipped.
 
     Raises:
-        ValueError: a line that names no training image, with its number; an empty list.
+        ValueError: in one line, a file that is missing or no text; a line that names no training image, with its
+            number; an empty list.
     """
+    path = Path(path).expanduser()
     place = {name: i for i, name in enumerate(data.files)}
-    chosen = set()
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1):
-        word = line.strip()
-        if not word or (word.startswith("#") and word not in place):
+
+    def find(word):
+        word = word.strip().strip('"')
+        index = int(word) if word.isascii() and word.isdigit() and str(int(word)) == word else len(data.train_y)
+        found = place.get(word, place.get(word.replace("\\", "/").removeprefix("./"), index))
+        return found if found < len(data.train_y) else None
+
+    chosen = []
+    for number, line in enumerate(_lines(path), 1):
+        line = line.strip()
+        if not line or (line.startswith("#") and line not in place):
             continue
-        index = place.get(word, int(word) if word.isascii() and word.isdigit() else -1)
-        if not 0 <= index < len(data.train_y):
-            hint = suggestion(word, place)
-            example = f" or a path like {data.files[0]}" if place else ""
-            raise ValueError(
-                f"{Path(path).name}, line {number}: '{word}' is no training image of {data.title}: use an index from "
-                f"0 to {len(data.train_y) - 1}{example}{hint}"
-            )
-        chosen.add(index)
+        words = [line] if find(line) is not None else [word for word in re.split(r"[,;\t]", line) if word.strip()]
+        if re.fullmatch(r"\d{1,3}(,\d{3})+", line):  # 12,345 may be one number
+            raise ValueError(f"{path.name}, line {number}: '{line}' is ambiguous: write one index per line")
+        for word in words:
+            if find(word) is None:
+                raise ValueError(f"{path.name}, line {number}: {_not_found(word.strip(), data)}")
+            chosen.append(find(word))
     if not chosen:
-        raise ValueError(f"{Path(path).name} names no image")
-    return torch.tensor(sorted(chosen))
+        raise ValueError(f"{path.name} names no image")
+    return chosen
+
+
+def _lines(path):
+    """The lines of a text file in UTF-8, or in UTF-16 with its byte-order mark, as Windows writes it."""
+    try:
+        content = path.read_bytes()
+        is_utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+        return content.decode("utf-16" if is_utf16 else "utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise ValueError(f"the list of images '{path.name}' does not exist") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"the list of images '{path.name}' is not text in UTF-8") from None
+
+
+def _not_found(word, data):
+    """Why `word` is no training image, with what is valid."""
+    if word.replace("\\", "/") in data.test_files:
+        return f"'{word}' is a test image of {data.title}: no model was trained on it, so it cannot be forgotten"
+    example = f" or a path like {data.files[0]}" if data.files else ""
+    return (
+        f"'{word}' is no training image of {data.title}: use an index from 0 to {len(data.train_y) - 1}{example}"
+        f"{suggestion(word, data.files)}"
+    )
 
 
 def subset(data, images):

@@ -6,27 +6,29 @@ A model is found again under `runs/` by what determines it. Verbs train what is 
 import inspect
 import os
 import platform
-import re
 import subprocess
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from . import devices, methods, paths, store
+from . import devices, methods, own, paths, store
 from .data import SPLIT_SEED, class_numbers, make_split
 from .datasets import load_data, read_forget_list, subset
+from .fingerprint import file_digest
 from .messages import report_progress
 from .metrics import accuracy, measure, predict
 from .models import build_model
 from .parameters import check, checked
-from .presets import PRESETS
+from .presets import NORMALISATIONS, PRESETS
 from .training import Checkpoint, Diverged, train, unlearn
+from .weights import load_weights, refuse_chance
 
 
 class MissingRun(LookupError):
@@ -77,14 +79,19 @@ class Experiment:
         seed: of initial weights and shuffling. The split has its own seed and is the same for all.
         forget_class: in the class scenario, a class or a list of classes, by name or index; by default the first.
         forget_index: in the random scenario, the training images to forget (see `datasets.read_forget_list`).
-        model: the name of a timm model, or settings of `build_model`, instead of the preset's network.
+        model: the name of a timm model, `file.py:function` (see `own`), or settings of `build_model`, instead of the
+            preset's network.
         image_size: side in pixels of the network's input instead of the preset's.
         flip: whether mirror images augment, if the data allow it.
         start: `fresh`, each method starts from Original; `chain`, in the random scenario each of the preset's methods
             starts from the model that the one before it left, as in document A's notebook.
+        original: a weights file from which Original is loaded instead of trained (see `weights`).
+        normalise: a name from `presets.NORMALISATIONS` instead of the preset's; with `original` by default "data".
+        own_methods: a file with methods of a user's own (see `own`), which join the preset's.
 
     Raises:
-        ValueError: an unknown scenario, preset, start or class, or a forget set that the scenario does not accept.
+        ValueError: an unknown scenario, preset, start or class, a forget set that the scenario does not accept, or a
+            file that cannot be used.
     """
 
     def __init__(
@@ -101,19 +108,18 @@ class Experiment:
         image_size=None,
         flip=True,
         start="fresh",
+        original=None,
+        normalise=None,
+        own_methods=None,
     ):
         check("scenarios", [scenario])
         self.preset_name, self.start, self.seed = check("preset", preset), check("start", start), check("seed", seed)
         self.preset = dict(PRESETS[preset][scenario])
-        self.own_network = bool(model or image_size)
-        if image_size:
-            self.preset["batches"] = {**self.preset["batches"], "image_size": image_size}
-            self.preset["model"] = {**self.preset["model"], "image_size": image_size}
-        if model:
-            size = {"image_size": self.preset["batches"]["image_size"]}
-            self.preset["model"] = {"name": model, **size} if isinstance(model, str) else model
-        if not flip:
-            self.preset["batches"] = {**self.preset["batches"], "flip": False}
+        self._change_input(image_size, flip, check("normalise", normalise or (original and "data")))
+        self._change_network(model, image_size)
+        self.own_methods = []
+        if own_methods:
+            self._add_methods(own.register_methods(own_methods), scenario)
         self.data = subset(data, self.preset.get("images"))
         self.device = devices.pick_device()
         self.report, self.may_train, self.role, self.golds_from, self.memo = report_progress, True, "", None, {}
@@ -129,6 +135,41 @@ class Experiment:
         )
         self.scenario = self.split.scenario
         self.folder = paths.RUNS / "models" / f"{self.data.name}-{self.data.identity}" / scenario
+        self.weights_file = original and Path(original).expanduser()
+        if original:
+            self._load_own_weights()  # a file that does not fit is refused now
+            self.weights_digest = file_digest(self.weights_file)[:12]
+
+    def _change_input(self, image_size, flip, normalise):
+        """Change what a run may change of the preset's batches."""
+        batches = dict(self.preset["batches"])
+        if image_size:
+            batches["image_size"] = image_size
+        if not flip:
+            batches["flip"] = False
+        if normalise:
+            batches = {name: value for name, value in batches.items() if name not in ("mean", "std")}
+            batches |= NORMALISATIONS[normalise]
+        self.preset["batches"] = batches
+
+    def _change_network(self, model, image_size):
+        """Put another network in place of the preset's, or another size of its input."""
+        self.own_network = bool(model or image_size)
+        self.network_file = model if own.is_own_network(model) else None
+        if isinstance(model, str):
+            named = own.network_settings(model) if self.network_file else {"name": model}
+            self.preset["model"] = {**named, "image_size": self.preset["batches"]["image_size"]}
+        elif model:
+            self.preset["model"] = model
+        elif image_size:
+            self.preset["model"] = {**self.preset["model"], "image_size": image_size}
+
+    def _add_methods(self, names, scenario):
+        """Let methods run, be tuned and be audited beside the preset's, in the scenarios that they are for."""
+        self.own_methods = names = [name for name in names if scenario in methods.METHODS[name].scenarios]
+        audit = self.preset["audit"]
+        self.preset["methods"] = {**self.preset["methods"], **{name: {} for name in names}}
+        self.preset["audit"] = {**audit, "methods": [*audit["methods"], *names]}
 
     def _forgotten(self, scenario, data, forget_class, forget_fraction, forget_index):
         """What is forgotten, as arguments of `make_split` and as part of a model's key."""
@@ -148,16 +189,30 @@ class Experiment:
     # --- models ---
 
     def original(self):
-        """The `Run` trained on all images; at `documents` on the official CIFAR-10, the starting kit's checkpoint."""
+        """The `Run` trained on all images, or loaded: from a user's file, or the starting kit's checkpoint.
+
+        Raises:
+            ValueError: loaded weights are hardly better than chance on the test images.
+        """
         kind = self.role or "original"
-        if not self.downloads_original:
+        if not (self.loads_original or self.downloads_original):
             return self._trained("Original", kind, self.split.train, self.seed)
-        weights = self.preset["original"]
+        weights = self.weights_digest if self.loads_original else self.preset["original"]
 
         def make():
-            return self.build(weights=weights), {"history": [], "cost": {"seconds": 0.0, "steps": 0, "images": 0}}
+            model = self._load_own_weights(test=True) if self.loads_original else self.build(weights=weights)
+            return model, {"history": [], "cost": {"seconds": 0.0, "steps": 0, "images": 0}}
 
         return self._run("Original", kind, {"weights": weights, **self._determines(self.seed)}, make)
+
+    def _load_own_weights(self, test=False):
+        """The network with the weights in the user's file; with `test`, refused if it is no better than chance."""
+        model = load_weights(self.build(weights=None), self.weights_file, self.network, len(self.data.classes))
+        if test:
+            sets = [batches for name, batches in self.split.sets.items() if name not in ("retain", "forget")]
+            logits, y = (torch.cat(parts) for parts in zip(*((predict(model, b)[0], b.y.cpu()) for b in sets)))
+            refuse_chance(logits, y, self.data, self.weights_file, self.preset["batches"]["image_size"])
+        return model
 
     def gold(self, number=1):
         """The `Run` of a model retrained without the forgotten images; number 1 shares Original's initial weights."""
@@ -180,8 +235,7 @@ class Experiment:
         Raises:
             ValueError: an unknown method or setting, a setting of the wrong type or range, or a reserved name.
         """
-        if re.fullmatch(r"Original|Gold( \d+)?", name) or " v. " in name:
-            raise ValueError(f"a method cannot be called '{name}': Original, Gold and ' v. ' are reserved")
+        methods.check_name(name)
         method = methods.find(function or name)
         origin = "set in the call" if settings else self.settings_origin(name)
         settings = method.check({**self._preset_settings(name), **settings})
@@ -197,7 +251,8 @@ class Experiment:
         }
         if unlearning_seed is not None:
             made_with["unlearning seed"] = unlearning_seed
-        noted = {"started_from": start.name, **({"own": inspect.getsource(function)} if function else {})}
+        is_own = function or name in own.FROM_FILES
+        noted = {"started_from": start.name, **({"own": inspect.getsource(method.function)} if is_own else {})}
 
         def make():
             try:
@@ -219,7 +274,7 @@ class Experiment:
 
     @property
     def methods(self):
-        """The names of the documents' methods that this preset runs in this scenario."""
+        """The names of the documents' methods that this preset runs in this scenario, and of a user's own."""
         return list(self.preset["methods"])
 
     @property
@@ -244,8 +299,10 @@ class Experiment:
 
     def build(self, seed=0, **changes):
         """The preset's network for these classes, untrained unless `weights` are among its settings."""
-        settings = {**self.preset["model"], **changes}
-        return build_model(**settings, classes=len(self.data.classes), seed=seed).to(self.device)
+        settings, classes = {**self.preset["model"], **changes}, len(self.data.classes)
+        if self.network_file:
+            return own.build_network(self.network_file, classes, settings["image_size"], seed).to(self.device)
+        return build_model(**settings, classes=classes, seed=seed).to(self.device)
 
     @property
     def network(self):
@@ -272,7 +329,12 @@ class Experiment:
     def downloads_original(self):
         """Whether Original is a checkpoint from elsewhere, made from these data for this network."""
         official = self.data.title == "CIFAR-10 (official)" and not self.own_network
-        return "original" in self.preset and official and not self.role
+        return "original" in self.preset and official and not self.role and not self.weights_file
+
+    @property
+    def loads_original(self):
+        """Whether Original's weights are in a file of the user's; shadow models are trained."""
+        return bool(self.weights_file) and not self.role
 
     # --- the same experiment, changed ---
 
@@ -311,11 +373,12 @@ class Experiment:
         newest = {}
         for record in self._records():
             made_with = record["settings"]
-            if "own" in record and made_with["unlearning"] == self.preset["unlearning"]:
-                name = record["name"]
-                if made_with["start"] == self._start(name).id:
-                    run = self._run(name, "method", made_with, None)
-                    newest[name] = replace(run, settings=made_with["settings"], settings_origin="own method")
+            name = record["name"]
+            if "own" not in record or name in self.methods:  # a methods file's are among the preset's
+                continue
+            if made_with["unlearning"] == self.preset["unlearning"] and made_with["start"] == self._start(name).id:
+                run = self._run(name, "method", made_with, None)
+                newest[name] = replace(run, settings=made_with["settings"], settings_origin="own method")
         return list(newest.values())
 
     def _records(self):
@@ -477,10 +540,11 @@ class Experiment:
         return {**logits, "features": predict(model, self.panel)[1]}
 
     def measured(self, run):
-        """`metrics.measure` of a run against Gold; computed once for each."""
+        """`metrics.measure` of a run, against Gold if the preset retrains any; computed once for each."""
         key = "measured", run.id
         if key not in self.memo:
-            self.memo[key] = measure(run.logits, self.split, self.gold().logits)
+            gold = self.gold().logits if self.preset["golds"] else None
+            self.memo[key] = measure(run.logits, self.split, gold)
         return self.memo[key]
 
     @cached_property
@@ -560,7 +624,7 @@ def commit():
         "--dirty= with changes",
     ]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        answer = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     except (OSError, subprocess.CalledProcessError):
         return "not under git"
     return answer.stdout.strip()

@@ -11,7 +11,8 @@ from .experiment import open_experiments
 from .models import share_of_parameters, trained_layers
 from .parameters import PARAMETERS
 from .results import tables as made
-from .results.rows import OTHER_DATA
+from .results.published import DATA
+from .results.rows import OTHER_DATA, tidy
 
 
 def open_suite(variables, show=True):
@@ -41,11 +42,15 @@ def describe(suite):
     ]
     for e in suite:
         epochs, forgotten = e.preset["training"]["epochs"], [e.data.classes[n] for n in e.split.forget_classes]
-        trained = "Original: the starting kit's checkpoint. Gold" if e.downloads_original else "Original and Gold"
+        trained = "Original and Gold"
+        if e.loads_original or e.downloads_original:
+            origin = f"the weights in {e.weights_file.name}" if e.loads_original else "the starting kit's checkpoint"
+            trained = f"Original: {origin}. Gold"
         retained = len(e.split.retain.index)
         most = e.preset["unlearning"].get("retain_limit") or retained
         limit = f" One epoch of a method over the retained images uses {most:,} of them." if most < retained else ""
-        what = f"the class{'es' * (len(forgotten) > 1)} **{', '.join(forgotten)}**" if forgotten else "a random share"
+        chosen = "the images of a list" if "forget" in e.split_settings else "a random share"
+        what = f"the class{'es' * (len(forgotten) > 1)} **{', '.join(forgotten)}**" if forgotten else chosen
         lines.append(
             f"- **{e.scenario.name}**: {e.network} forgets {what}: {len(e.split.forget.index):,} "
             f"images; {retained:,} are retained. {trained}: {epochs} epoch{'s' * (epochs != 1)}.{limit}{last_layers(e)}"
@@ -98,6 +103,25 @@ def tables(suite, results):
             others = {e.preset["written_for"][part] for part in ("methods", "published")} - {e.data.name}
             lines.append(f"† Settings that were chosen for other data: {', '.join(sorted(others))}.")
         display(Markdown(" ".join(lines)), shown)
+
+
+def beside_the_documents(suite, results):
+    """Display what the documents print beside what was measured, started from Original and in a chain.
+
+    The runs of a chain are those that exist already (`--start chain`); this trains nothing.
+    """
+    for e in [e for e in suite if e.data.name == DATA]:
+        name, chained = e.scenario.name, e.derive(start="chain")
+        sources = {e.start: results}
+        runs = [run for run in chained.finished() if run.name in e.methods]
+        if name == "random" and e.start == "fresh" and runs:
+            sources["chain"] = tidy([chained], runs)
+        table = made.beside_published(sources, name)
+        rows = table.round(2).astype(object).where(table.notna(), "")
+        display(Markdown(f"**{name}**: preset {e.preset_name} and what the document prints"), rows)
+        box(f"**In this run** ({provenance([e])})", made.published_lines(table))
+    if all(e.data.name != DATA for e in suite):
+        display(Markdown("The documents' numbers are of CIFAR-10: nothing to compare on these data."))
 
 
 def show_settings(suite, runs):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .messages import suggestion, unknown
-from .presets import PRESETS
+from .presets import NORMALISATIONS, PRESETS
 from .scenario import SCENARIOS, STARTS
 
 
@@ -146,7 +146,9 @@ RECORDS = (
         optional(text),
         "--forget-list",
     ),
-    Parameter("model", None, "name of a timm model instead of the preset's networks", optional(text), "--model"),
+    Parameter(
+        "model", None, "a timm model, or file.py:function, instead of the preset's networks", optional(text), "--model"
+    ),
     Parameter(
         "image_size", None, "side in pixels of the network's input instead of the preset's", pixels, "--image-size"
     ),
@@ -157,6 +159,27 @@ RECORDS = (
         "fresh: methods start from Original; chain: each from the result of the one before it (random)",
         one_of(*STARTS),
         "--start",
+    ),
+    Parameter(
+        "original",
+        None,
+        "a weights file from which Original is loaded instead of trained: .safetensors, .pth or .pt",
+        optional(text),
+        "--original",
+    ),
+    Parameter(
+        "normalise",
+        None,
+        "data, half or imagenet: mean and standard deviation of the images, instead of the preset's",
+        optional(one_of(*NORMALISATIONS)),
+        "--normalise",
+    ),
+    Parameter(
+        "own_methods",
+        None,
+        "a Python file with methods of your own, which run beside the preset's",
+        optional(text),
+        "--methods-file",
     ),
 )
 PARAMETERS = {parameter.name: parameter for parameter in RECORDS}

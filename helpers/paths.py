@@ -22,7 +22,7 @@ def replace_file(path, write):
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
         write(Path(temporary))
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:  # Windows flushes no file that is open for reading
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
@@ -34,8 +34,8 @@ def replace_file(path, write):
 
 
 def replace_text(path, text):
-    """Write `text` to `path` in UTF-8, completely or not at all."""
-    replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
+    """Write `text` to `path` in UTF-8 and with the same line ends on all systems, completely or not at all."""
+    replace_file(path, lambda file: file.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def shown(path):
@@ -45,6 +45,14 @@ def shown(path):
         if path.is_relative_to(folder):
             return path.relative_to(folder).as_posix()
     return str(path)
+
+
+def split_function(value):
+    """`(absolute path, "function")` of `file.py:function`; of any other text `(absolute path, "")`."""
+    file, _, function = value.rpartition(":")
+    if not file.endswith(".py"):
+        file, function = value, ""
+    return Path(file).expanduser().absolute(), function
 
 
 def run_name(parameters, data_name):

@@ -19,7 +19,7 @@ from matplotlib.font_manager import fontManager
 from matplotlib.ft2font import FT2Font
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox, ScaledTranslation
 from scipy.stats import mannwhitneyu, norm
 from sklearn.manifold import TSNE
@@ -467,6 +467,56 @@ def against_setting(results, values, xlabel):
     return figure
 
 
+def against_rate(results, models):
+    """Measures of finished models against the learning rate, one panel per measure, one line per method.
+
+    Args:
+        results: tidy rows of one scenario with a column `lr`, NaN for Original and Gold, whose values are dashed.
+        models: `{title of a panel: (set, metric)}`.
+    """
+    figure, axes = grid(1, len(models), 3.6 * len(models), 3)
+    style = looks(dict.fromkeys(results.method))
+    for ax, (title, (name, metric)) in zip(axes[0], models.items()):
+        values = results[(results.set == name) & (results.metric == metric)]
+        for method, rows in values.groupby("method", sort=False):
+            color, marker, line = style[method]
+            if rows.lr.isna().all():
+                ax.axhline(rows.value.iloc[0], color=color, linestyle="--", linewidth=1.3, label=method)
+            else:
+                rows = rows.sort_values("lr")
+                ax.plot(rows.lr, rows.value, line, color=color, marker=marker, label=method)
+        ax.set(title=title, xlabel="learning rate", xscale="log")
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    legend_below(axes[0, 0])
+    return figure
+
+
+def against_found(results, metrics):
+    """Each of `metrics` against the percentage of the corrupted images that is found, one line per model.
+
+    Original and the clean Gold, which need no list of images, are dashed.
+
+    Args:
+        results: of `corrupt.tidy_rows`, of one corruption.
+    """
+    figure, axes = grid(1, len(metrics), 3.4 * len(metrics), 3.4)
+    style = looks(dict.fromkeys(results.method[results.kind == "method"]))
+    for ax, metric in zip(axes[0], metrics):
+        for (kind, method), rows in results[results.metric == metric].groupby(["kind", "method"], sort=False):
+            if kind in ("original", "reference"):
+                color = ORIGINAL if kind == "original" else TEST
+                ax.axhline(rows.value.item(), color=color, linestyle="--", linewidth=1.5, label=method)
+            else:
+                color, marker, line = style[method]
+                ax.plot(rows.found, rows.value, line, color=color, marker=marker or "o", label=method)
+        ax.set(title=textwrap.fill(metric, 22), xlabel="found, % of the corrupted images", ylim=(-3, 103))
+        ax.set_xticks(sorted(set(results.found) - {0}))
+    axes[0, 0].set_ylabel("percent")
+    legend_below(axes[0, 0])
+    return figure
+
+
 def grouped_bars(results, methods, sets, ax=None):
     """Accuracy of `methods` on `sets` with its value, dashed lines at Gold's; the 95 % interval over several seeds."""
     rows = results[(results.metric == "accuracy") & results.set.isin(sets) & results.method.isin(methods)]
@@ -673,19 +723,19 @@ ATTACKS = {  # metric: group, heading, decimals
     "Streisand KS": ("Streisand effect", "KS", 3),
     "Streisand AUC": ("Streisand effect", "AUC", 3),
     "ZRF": ("", "ZRF", 3),
+    "class attack": ("", "class\nattack", 3),
 }
 
 
 def battery(values, floors, ax=None):
     """Heat map of attacks: the result on each model, coloured by its distance from the result on Gold.
 
-    A cell is empty where there is no value. "MIA, correctness" has no column: it equals UA.
+    A cell is empty where there is no value.
 
     Args:
         values: one row per model (Original and Gold first), one column per attack.
         floors: for each attack the unit of the colours, above 0.
     """
-    values = values.drop(columns="MIA, correctness", errors="ignore")
     groups, headings, digits = zip(*(ATTACKS.get(name, ("", textwrap.fill(name, 10), 3)) for name in values))
     rounded = values.round(dict(zip(values, digits))) + 0.0  # no minus sign before a zero
     written = [[f"{value:.{n}f}".replace("-", "−") for value, n in zip(row, digits)] for row in rounded.to_numpy()]
@@ -837,4 +887,47 @@ def distributions(values, xlabel, classes, ax=None):
     ax.set(xlabel=xlabel, ylabel="share of images\nwith lower entropy")
     ax.set(xlim=(-0.03 * highest, 1.03 * highest), ylim=(0, 1.02))
     legend_right(ax)
+    return ax.figure
+
+
+# --- guarantees ---------------------------------------------------------------------------------------------------
+
+COVERED = {"exact": "full", "last layer only": "bottom", "none": "none"}  # guarantee: how much of a marker is full
+
+
+def guarantee_costs(points):
+    """Test accuracy against the share of retraining that is paid, one line per technique; one panel per scenario.
+
+    Args:
+        points: columns scenario, technique, label, cost (images, % of retraining), accuracy (test, %) and guarantee,
+            one of `COVERED`; the techniques Original and Gold are references.
+    """
+    figure, panels = by_scenario(points, 5.2, 4.2)
+    for ax, _, rows in panels:
+        guarantee_panel(rows, ax)
+    look = {"color": "0.4", "marker": "o", "markersize": 8, "markerfacecoloralt": "white", "linestyle": ""}
+    fills = [Line2D([], [], fillstyle=fill, label=f"guarantee: {name}", **look) for name, fill in COVERED.items()]
+    handles = [*panels[0][0].get_legend_handles_labels()[0], *fills]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, columnspacing=1.2)
+    return figure
+
+
+def guarantee_panel(points, ax=None):
+    """One scenario's panel of `guarantee_costs`."""
+    ax, names = axes_on(ax, 5.2, 4.2), list(dict.fromkeys(points.technique))
+    for name in names:
+        rows, (color, marker, line) = points[points.technique == name], looks(names)[name]
+        if name in ("Original", "Gold"):
+            marker, line = "s" if name == "Original" else "D", ""
+            ax.axhline(rows.accuracy.iloc[0], color=color, linestyle=":", linewidth=1.2, zorder=1)
+        ax.plot(rows.cost, rows.accuracy, line, color=color, linewidth=1.3, zorder=2)
+        look = {"color": color, "markerfacecoloralt": "white", "markersize": 8, "linestyle": "", "clip_on": False}
+        for guarantee, part in rows.groupby("guarantee", sort=False):
+            ax.plot(part.cost, part.accuracy, marker=marker, fillstyle=COVERED[guarantee], zorder=3, **look)
+        ax.plot([], [], line or "", color=color, marker=marker, markersize=8, label=name)
+        for row in rows[rows.label != ""].itertuples():
+            write(ax, row.label, (row.cost, row.accuracy), (0, 7), ha="center", va="bottom", fontsize=8.5)
+    ax.set(xlabel="images processed, % of retraining", ylabel="test accuracy, %", xlim=(-6, 112))
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.08 * (high - low))
     return ax.figure

@@ -12,6 +12,11 @@ they are made for; `written_for`, the data for which these settings were chosen;
 """
 
 AS_DOCUMENT_B = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}  # normalisation of networks pretrained on ImageNet
+NORMALISATIONS = {  # what a run may choose instead of the preset's
+    "data": {},  # mean and standard deviation of the channels, see `data.make_split`
+    "half": AS_DOCUMENT_B,
+    "imagenet": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},  # torchvision's and most of timm's
+}
 RESNET = {"batch_size": 128, "weight_decay": 5e-4, "schedule": "onecycle"}
 VIT = {"batch_size": 64, "lr": 1e-3, "weight_decay": 0.05, "schedule": "onecycle", "optimizer": "adamw"}
 SMALL_VIT = {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 16}
@@ -24,9 +29,11 @@ PUBLISHED_ON_DIGITS = {
     "EU-k": {"epochs": 2, "lr": 0.01},
     "CoUn": {"epochs": 1, "lr": 0.01},
     "NegGrad+": {"epochs": 1},
+    "UGradSL+": {"epochs": 1},
     "SFR-on": {"steps": 10, "alpha": 1.0},
     "Random labels": {"epochs": 1},
     "SalUn": {"epochs": 1},
+    "MUNBa": {"epochs": 1},
     "UNSIR": {"steps": 5, "lr_impair": 0.0001, "lr_repair": 0.0001},
     "AMUN": {"eps": 1.0, "steps": 2, "epochs": 1},
     "Bad Teacher": {},
@@ -34,6 +41,7 @@ PUBLISHED_ON_DIGITS = {
     "SCRUB+R": {"epochs": 2, "msteps": 1},
     "ReGUn": {"epochs": 1},
     "DELETE": {"epochs": 5, "lr": 0.001},
+    "TREW": {"epochs": 1},
     "Margin matching": {"epochs": 1, "lr": 0.02},
     "NoT": {"epochs": 2, "lr": 0.01},
     "NoT+CL": {"epochs": 1, "lr": 0.01},
@@ -106,6 +114,8 @@ QUICK = {
     },
 }
 
+SELECTION = ("CF-k", "NegGrad+", "SalUn", "SCRUB", "DELETE", "Margin matching", "SSD")  # each idea, where time is short
+
 SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
     "random": {
         "golds": 2,
@@ -115,20 +125,20 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
         "training": {**RESNET, "epochs": 24, "plain_epochs": 6, "lr": 0.1},
         "unlearning": {"batch_size": 128, "retain_limit": 10000},
         "evaluation": {"final": 5000, "tracked": 1000},
-        "tuning": {"trials": 10, "epochs": 2, "rates": (1 / 3, 1, 3, 10)},
+        "tuning": {"trials": 10, "epochs": 2, "rates": (1, 3, 10)},
         "methods": {
-            "M1 Retain FT": {"epochs": 6, "lr": 0.01},
-            "M2 Selective FT": {"epochs": 4, "lr": 0.01},
-            "M3 Reversal": {"epochs": 4, "lr": 0.001},
+            "M1 Retain FT": {"epochs": 6, "lr": 0.03},
+            "M2 Selective FT": {"epochs": 4, "lr": 0.1},
+            "M3 Reversal": {"epochs": 4, "lr": 0.003},
             "M4 Per epoch": {"epochs": 4, "lr": 0.01},
             "M5 Per batch": {"epochs": 5, "lr": 0.01},
-            "M6 Per batch + FT": {"epochs": 5, "final": 2, "lr": 0.01},
-            "H1 Linear": {"epochs": 5, "lr": 0.01},
-            "H2 Quadratic + FT": {"epochs": 5, "final": 2, "lr": 0.01},
-            "H3 Periodic FT": {"epochs": 4, "every": 4, "final": 1, "lr": 0.01},
-            "H4 Unfreezing": {"epochs": 4, "every": 4, "final": 1, "lr": 0.01},
-            "Gradient ascent": {"epochs": 3, "lr": 1e-4},
-            "2-Stage": {"epochs": 3, "lr": 1e-3},
+            "M6 Per batch + FT": {"epochs": 5, "final": 2, "lr": 0.03},
+            "H1 Linear": {"epochs": 5, "lr": 0.003},
+            "H2 Quadratic + FT": {"epochs": 5, "final": 2, "lr": 0.009},
+            "H3 Periodic FT": {"epochs": 4, "every": 4, "final": 1, "lr": 0.009},
+            "H4 Unfreezing": {"epochs": 4, "every": 4, "final": 1, "lr": 0.009},
+            "Gradient ascent": {"epochs": 3, "lr": 0.0009},
+            "2-Stage": {"epochs": 3, "lr": 0.0003},
             "2-Stage full": {"rounds": 2},
         },
         "published": PUBLISHED_ON_DIGITS,
@@ -142,21 +152,23 @@ SHORT = {  # all 50,000 images of CIFAR-10 in some hours on two cores
         "training": {"epochs": 3, "batch_size": 64, "lr": 0.02, "schedule": "onecycle"},
         "unlearning": {"batch_size": 64, "retain_limit": 5000},
         "evaluation": {"final": 2000, "tracked": 400},
-        "tuning": {"trials": 10, "epochs": 2, "rates": (1 / 3, 1, 3, 10)},
-        "methods": {  # first guesses for this network
-            **{name: {"epochs": 3} for name in ("Fine-tuning", "Gradient ascent", "2-Stage")},
+        "tuning": {"trials": 10, "epochs": 2, "rates": (1, 3, 10)},
+        "methods": {  # few epochs, since the network is slow on a CPU; the rates are first guesses
+            "Fine-tuning": {"epochs": 2, "lr": 0.01},
+            "Gradient ascent": {"epochs": 1, "lr": 1e-4},
+            "2-Stage": {"epochs": 1, "lr": 1e-3},
             "2-Stage full": {"rounds": 1},
-            "M2 Selective FT": {"epochs": 3, "lr": 0.01},
-            "M3 Reversal": {"epochs": 3, "lr": 1e-3},
-            "M4 Per epoch": {"epochs": 4, "lr": 1e-3},
-            "M5 Per batch": {"epochs": 3, "lr": 1e-3},
-            "M6 Per batch + FT": {"epochs": 3, "final": 1, "lr": 1e-3},
-            "H1 Linear": {"epochs": 2, "lr": 1e-3},
+            "M2 Selective FT": {"epochs": 2, "lr": 0.01},
+            "M3 Reversal": {"epochs": 1, "lr": 1e-3},
+            "M4 Per epoch": {"epochs": 2, "lr": 1e-3},
+            "M5 Per batch": {"epochs": 1, "lr": 1e-3},
+            "M6 Per batch + FT": {"epochs": 2, "final": 1, "lr": 1e-3},
+            "H1 Linear": {"epochs": 1, "lr": 1e-3},
             "H2 Quadratic + FT": {"epochs": 2, "final": 1, "lr": 1e-3},
             "H3 Periodic FT": {"epochs": 2, "every": 2, "final": 1, "lr": 1e-3},
             "H4 Unfreezing": {"epochs": 2, "every": 2, "final": 1, "lr": 1e-3},
         },
-        "published": PUBLISHED_ON_DIGITS,
+        "published": {name: PUBLISHED_ON_DIGITS[name] for name in SELECTION},
         "written_for": {"methods": "cifar10", "published": "noisy-digits"},
     },
 }

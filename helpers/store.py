@@ -8,6 +8,7 @@ its checksum is right; the weights have a checksum of their own, since they are 
 
 import hashlib
 import json
+import os
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -18,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from . import paths
-from .fingerprint import code_without_words, key
+from .fingerprint import code_structure, key
 
 WEIGHTS = "weights."
+COPIES = os.name == "nt"  # Windows replaces and removes no file as long as tensors are mapped from it
 RECIPES = paths.ROOT / "helpers" / "recipes.json"
 PARTS = {  # what all models share: the modules whose code decides what training and measuring give
     "driver": ["training", "devices"],
@@ -36,7 +38,7 @@ PARTS = {  # what all models share: the modules whose code decides what training
 def code_of(part):
     """Twelve hex digits of the code of one of `PARTS`."""
     files = [paths.ROOT / "helpers" / f"{module}.py" for module in PARTS[part]]
-    return key([code_without_words(file.read_text(encoding="utf-8")) for file in files])
+    return key([code_structure(file.read_text(encoding="utf-8")) for file in files])
 
 
 @cache
@@ -95,9 +97,10 @@ def read_record(path):
         return json.loads(file.metadata()["record"])
 
 
-def tensor_names(file):
-    """The names of the tensors in an open safetensors file."""
-    return list(file.keys())
+def tensors_of(file, weights):
+    """The weights in an open safetensors file, or else its outputs: mapped from it, or copied (see `COPIES`)."""
+    names = [name for name in list(file.keys()) if name.startswith(WEIGHTS) == weights]
+    return {name: file.get_tensor(name).clone() if COPIES else file.get_tensor(name) for name in names}
 
 
 def load(path, settings):
@@ -118,7 +121,7 @@ def _look(path, settings):
     try:
         with safe_open(path, "pt") as file:
             text, digest = (file.metadata()[name] for name in ("record", "sha256"))
-            outputs = {name: file.get_tensor(name) for name in tensor_names(file) if not name.startswith(WEIGHTS)}
+            outputs = tensors_of(file, weights=False)
         if checksum(text, outputs) != digest:
             return None, "does not match its checksum"
         record = json.loads(text)
@@ -149,7 +152,7 @@ def _look_at_weights(path):
     try:
         with safe_open(path, "pt") as file:
             expected = json.loads(file.metadata()["record"])["weights"]
-            weights = {name: file.get_tensor(name) for name in tensor_names(file) if name.startswith(WEIGHTS)}
+            weights = tensors_of(file, weights=True)
     except FileNotFoundError:
         return None, ""
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -163,7 +166,11 @@ def _look_at_weights(path):
 
 @contextmanager
 def lock(path):
-    """Keep other processes from making `path` at the same time; prints a line if one of them already does."""
+    """Keep other processes from making `path` at the same time; prints a line if one of them already does.
+
+    `FileLock` uses `fcntl`, on Windows `msvcrt`. Where a system has neither, the lock is a file that exists while it is
+    held; after a process was killed, such a file must be removed by hand.
+    """
     file = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

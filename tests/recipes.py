@@ -28,6 +28,7 @@ from helpers.training import EpochEnd, Phase, descend, train, unlearn
 
 TOLERANCE = 1e-4  # of the largest value: more than another machine's rounding gives, less than a changed result
 COMMAND = "python tests/recipes.py"
+TRUNCATED = (1.540996, -0.293429, -1.398595)  # what `nn.init.trunc_normal_` drew when the values were stored
 
 
 def toy_data():
@@ -122,6 +123,16 @@ def values_of(part):
         return {"driver": driver, "batches": batches, "networks": networks, "measurement": measurement}[part]()
 
 
+def comparable(part, values):
+    """Of a probe's values those that this version of torch can repeat.
+
+    A ViT's initial weights are from a truncated normal distribution, which torch 2.6 samples in another way.
+    """
+    drawn = torch.nn.init.trunc_normal_(torch.empty(3), generator=torch.Generator().manual_seed(0))
+    same = torch.allclose(drawn, torch.tensor(TRUNCATED), atol=1e-5)
+    return values if same or part != "networks" else values[:8]  # ResNet-18's
+
+
 def are_equal(values, others):
     """Whether two lists of values are equal up to `TOLERANCE` of the largest value."""
     if len(values) != len(others):
@@ -135,7 +146,7 @@ def updated(part, known):
     code, values = store.code_of(part), values_of(part)
     if not known.get("values"):
         return {"number": known["number"], "code": code, "values": values}, "first values stored"
-    if not are_equal(values, known["values"]):
+    if not are_equal(comparable(part, values), comparable(part, known["values"])):
         number = known["number"] + 1
         return {"number": number, "code": code, "values": values}, f"values differ: number raised to {number}"
     if code != known["code"]:

@@ -4,7 +4,6 @@
 word `fetch` it also downloads the weights that the preset names.
 """
 
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -13,6 +12,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers.datasets import find_folder
 from helpers.experiment import open_experiments
+from helpers.fingerprint import file_digest
+from helpers.paths import split_function
+
+FILES = ("forget_list", "model", "original", "own_methods")  # parameters that may name a file
 
 
 def main():
@@ -30,9 +33,11 @@ def find_facts(parameters, fetch=False):
         ConnectionError: data or weights could not be downloaded.
     """
     identity = []
-    if parameters["forget_list"]:
-        path = Path(parameters["forget_list"]).expanduser().absolute()
-        identity, parameters["forget_list"] = [hashlib.sha256(path.read_bytes()).hexdigest()], str(path)
+    for name in FILES:
+        file, function = split_function(parameters[name] or "")
+        if file.is_file() and (function or name != "model"):
+            identity.append(file_digest(file))
+            parameters[name] = f"{file}:{function}" if function else str(file)
     suite = open_experiments({**parameters, "seed": 0})
     for experiment in suite * fetch:
         experiment.fetch()

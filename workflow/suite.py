@@ -13,7 +13,6 @@ from argparse import ArgumentTypeError
 from contextlib import suppress
 from importlib.util import find_spec
 from itertools import cycle, islice
-from pathlib import Path
 
 from jobs import DEFAULT, FIRST, NEEDS, ROOT, RUNS, as_config, code_of, find_notebooks, list_jobs, run_folder
 from options import Parser, add_parameters, parameters_of, refuse
@@ -22,15 +21,16 @@ from progress import Progress
 from helpers.fingerprint import code_without_words, key
 from helpers.messages import duration, unknown
 from helpers.parameters import whole_number
-from helpers.paths import FIGURES, replace_text, shown
+from helpers.paths import FIGURES, replace_text, shown, split_function
 from helpers.presets import PRESETS
 
 WORDS = (
-    "`run_all.sh status` with the same options shows what is done; `run_all.sh report` writes one HTML page per run; "
+    "`run_all.sh forget` carries out a request to forget images; `run_all.sh status` with the same options shows what "
+    "is done; `run_all.sh report` writes one HTML page per run; "
     "`run_all.sh clean` lists what runs/ holds and what can be removed; `run_all.sh test` runs the checks and tests; "
     "`run_all.sh bench` times the suite against plain loops."
 )
-COMMANDS = ["status", "report", "clean", "test", "bench"]
+COMMANDS = ["forget", "status", "report", "clean", "test", "bench"]
 THREADS_ON_CLUSTER = 4
 
 
@@ -181,7 +181,7 @@ def find_facts(parameters, fetch=False):
 
 def list_files(value):
     """Absolute path, size and time of each file that a parameter may mean; empty if it is no path."""
-    for place in (Path(value).expanduser(), ROOT / value):
+    for place in (split_function(value)[0], ROOT / value):
         if place.exists():
             files = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
             return [(str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]

@@ -13,7 +13,7 @@ from helpers.paths import replace_text
 from helpers.store import lock
 from helpers.tuning import TABLES, all_trials, scan_rates, trials_of, tune
 
-PARAMETERS = ("data", "preset", "scenarios")
+PARAMETERS = ("data", "preset", "scenarios", "own_methods")
 
 
 def main():
@@ -32,7 +32,7 @@ def tune_all(parameters, wanted, rates, parser):
     """Tune the wanted methods in each scenario, or with `rates` scan their learning rates."""
     data = load_data(parameters["data"])
     for scenario in parameters["scenarios"]:
-        experiment = Experiment(data, scenario, parameters["preset"])
+        experiment = Experiment(data, scenario, parameters["preset"], own_methods=parameters["own_methods"])
         names = [*experiment.methods, *experiment.published]
         if wrong := [name for name in wanted or [] if name not in names]:
             parser.error(f"method {unknown(wrong[0], names)}")

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from torch.nn.functional import log_softmax, logsigmoid, one_hot
 
@@ -20,8 +23,8 @@ from ..metrics import accuracy, entropy, js_distance, losses
 def margin(logits, y):
     """phi = log p_y - log sum_{k != y} p_k = z_y - logsumexp_{k != y} z_k, in nats, float64 `(..., n)`.
 
-    This is both the logit-scaled confidence of LiRA (Carlini et al., 2022) and the margin of KLOM (Georgiev et al.,
-    2024). Pitfall: log p - log(1 - p) is equal in exact arithmetic but infinite where p rounds to 1.
+    This is the logit-scaled confidence of LiRA (Carlini et al., 2022). Pitfall: log p - log(1 - p) is equal in exact
+    arithmetic but infinite where p rounds to 1.
 
     Args:
         logits: `(..., n, classes)`, of one model or of several models on the same n images.
@@ -53,7 +56,6 @@ def modified_entropy(logits, y):
 # --- attacks on one model -----------------------------------------------------------------------------------------
 
 SIGNALS = {
-    "correctness": lambda logits, y: logits.argmax(1) == y,
     "confidence": confidence,
     "entropy": lambda logits, y: entropy(logits),
     "modified entropy": modified_entropy,
@@ -79,8 +81,8 @@ def predicted_unseen(retain, test, images, *, at_most=1000, seed=0):
     """Which images an attack classifies as unseen, by the signal that it uses: {signal: bool `(n,)`}.
 
     A support vector machine (C = 3, gamma = 1 / features, rbf) is fitted to separate retained images (members) from as
-    many test images (non-members). Five signals: correctness, confidence, entropy, modified entropy, probabilities.
-    SalUn's code computes the modified entropy wrongly; here it is as published.
+    many test images (non-members). Four signals: confidence, entropy, modified entropy, probabilities. SalUn's fifth,
+    whether the prediction is right, repeats UA. SalUn's code computes the modified entropy wrongly.
 
     Args:
         retain, test, images: sets `(logits, y)`.
@@ -158,7 +160,55 @@ def zrf(logits, random_logits):
     return 1 - (js_distance(logits, random_logits) ** 2).mean().item()
 
 
+def nearest_class(logits, forgotten):
+    """The class that models who never saw the `forgotten` classes predict most often for images of these.
+
+    Args:
+        logits: of Golds on images of the forgotten classes, `(..., classes)`.
+        forgotten: class numbers; they are never the answer.
+    """
+    allowed = logits.clone()
+    allowed[..., list(forgotten)] = -torch.inf
+    return allowed.argmax(-1).flatten().bincount().argmax().item()
+
+
+def class_attack(forgotten, nearest, *, at_most=500, seed=0):
+    """How well unseen images of a forgotten class are separated from those of its `nearest_class`, by all logits.
+
+    The cross-validated accuracy of a support vector machine on equally many images of each, 0.5 to 1; NaN with fewer
+    than 5. Simplified from MIA-NN (Ebrahimpour-Boroojeny et al., 2026). Pitfall: Gold separates them too, since it has
+    learnt features from other classes: only the distance to Gold's value says something about forgetting.
+
+    Args:
+        forgotten, nearest: logits of one model, `(n, classes)` and `(m, classes)`.
+        at_most: images per side.
+    """
+    rng = np.random.default_rng(seed)
+    size = min(len(forgotten), len(nearest), at_most)
+    if size < 5:
+        return float("nan")
+    x = np.concatenate([side[torch.from_numpy(rng.permutation(len(side))[:size])] for side in (forgotten, nearest)])
+    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    return cross_val_score(make_pipeline(StandardScaler(), SVC()), x, np.repeat([1, 0], size), cv=folds).mean()
+
+
 # --- attacks on ensembles -----------------------------------------------------------------------------------------
+
+
+def memorisation(margins, is_member):
+    """How much each image is memorised: its mean margin under models trained on it minus that under the others.
+
+    Feldman and Zhang (2020) use accuracies; margins need fewer models. Pitfall: the models that are attacked must not
+    be among these, since their own noise would decide which image counts as memorised.
+
+    Args:
+        margins, is_member: of shadow models `(models, n)`; each image is a member of half of them.
+
+    Returns:
+        nats, float64 `(n,)`.
+    """
+    members, others = by_membership(margins, is_member)
+    return members.mean(0) - others.mean(0)
 
 
 def by_membership(margins, is_member):
@@ -230,33 +280,61 @@ def u_lira(unlearned, held_out, *, shared=False):
 
 
 DELTA = 1e-5  # of the competition's (epsilon, delta)
+REACH = 2.0  # nats by which an interval may differ from the range of the narrower side, as in the competition
 
 
 def epsilons(unlearned, retrained):
     """For each image the largest epsilon, nats `(n,)`, that a threshold attack proves between two ensembles `(N, n)`.
 
-    epsilon = max ln((1 - delta - FPR) / FNR), ln((1 - delta - FNR) / FPR) over single and double thresholds: values
-    between two cuts, one of which may be infinite, are assigned to the side with the smaller range. As in the code of
-    the competition, perfect separation is infinite, a threshold at which only one of the rates is 0 does not count, and
-    a side whose range is under 1 % of the other's is separated. All cuts between values are tried, not a grid.
+    epsilon = max ln((1 - delta - FPR) / FNR), ln((1 - delta - FNR) / FPR) over the thresholds of `_one_threshold` and
+    the intervals of `_intervals`, which are the families of the competition's code (google-deepmind's
+    unlearning_evaluation). As there, perfect separation is infinite, a threshold at which only one of the rates is 0
+    does not count, and a side whose range is under 1 % of the other's is separated. All thresholds of a family are
+    tried, where that code tries a grid of 0.01 nats.
     """
     a, b = np.asarray(unlearned, float), np.asarray(retrained, float)
     runs = len(a)
-    union = np.sort(np.concatenate([a, b]), axis=0)
-    ends = np.full((1, a.shape[1]), np.inf)
-    cuts = np.concatenate([-ends, (union[1:] + union[:-1]) / 2, ends])  # (2N + 1, n)
-    below_a, below_b = ((side[:, None] < cuts).sum(0) for side in (a, b))
-
-    left, right = np.triu_indices(len(cuts), 1)
-    range_a, range_b = np.ptp(a, axis=0), np.ptp(b, axis=0)
-    inside_a, inside_b = below_a[right] - below_a[left], below_b[right] - below_b[left]
-    narrow = range_b < range_a
-    misses, alarms = runs - np.where(narrow, inside_b, inside_a), np.where(narrow, inside_a, inside_b)
+    swap = np.median(b, axis=0) > np.median(a, axis=0)
+    high, low = np.where(swap, b, a), np.where(swap, a, b)
+    misses, alarms = (np.concatenate(counts) for counts in zip(_one_threshold(high, low), _intervals(high, low)))
     epsilon = np.maximum(_log_ratio(alarms, misses, runs), _log_ratio(misses, alarms, runs))
     epsilon[(misses == 0) != (alarms == 0)] = 0
     epsilon[(misses == 0) & (alarms == 0)] = np.inf
-    smaller, larger = np.minimum(range_a, range_b), np.maximum(range_a, range_b)
+    smaller, larger = np.sort([np.ptp(a, axis=0), np.ptp(b, axis=0)], axis=0)
     return np.where(smaller < 0.01 * larger, np.inf, epsilon.max(0).clip(min=0))
+
+
+def _cuts(high, low):
+    """The places between sorted values, `(2N + 1, n)`: where each starts and ends, how many of each side are below."""
+    union, edge = np.sort(np.concatenate([high, low]), axis=0), np.full((1, high.shape[1]), np.inf)
+    start, end = np.concatenate([-edge, union]), np.concatenate([union, edge])
+    return start, end, *((side[:, None] < end).sum(0) for side in (high, low))
+
+
+def _one_threshold(high, low):
+    """Misses and alarms if values at or above a threshold are assigned to `high`, the side with the larger median."""
+    _, _, below_high, below_low = _cuts(high, low)
+    return below_high, len(low) - below_low
+
+
+def _intervals(high, low):
+    """Misses and alarms if values in an interval are assigned to the side with the smaller range.
+
+    The interval covers about that range: its upper end is within `REACH` of that side's largest value, and its width
+    within `REACH` of that range. Others prove nothing here; all pairs of thresholds would prove more by chance.
+    """
+    start, end, *below = _cuts(high, low)
+    narrow_is_low = np.ptp(low, axis=0) <= np.ptp(high, axis=0)
+    narrow = np.where(narrow_is_low, low, high)
+    top, width = narrow.max(0), np.ptp(narrow, axis=0)
+    i, j = np.triu_indices(len(end), 1)  # the lower end lies in (start[i], end[i]], the upper one in [start[j], end[j])
+    least, most = np.maximum(start[j], top - REACH), np.minimum(end[j], top + REACH)
+    allowed = (least < end[j]) & (least <= top + REACH)
+    allowed &= (least - end[i] <= width + REACH) & (most - start[i] > width - REACH)
+    inside_high, inside_low = (counts[j] - counts[i] for counts in below)
+    misses = len(low) - np.where(narrow_is_low, inside_low, inside_high)
+    alarms = np.where(narrow_is_low, inside_high, inside_low)
+    return np.where(allowed, misses, len(low)), np.where(allowed, alarms, len(low))
 
 
 def _log_ratio(first, second, runs):
@@ -293,30 +371,6 @@ def final_score(quality, own, gold):
     Pitfall: as F's.
     """
     return quality["F"] * (own["RA"] / gold["RA"]) * (own["TA"] / gold["TA"])
-
-
-def klom(unlearned, golds, *, bins=20, clip=100):
-    """KL(unlearned || Gold) of histograms of margins, nats `(n,)`; report its P95 (Georgiev et al., 2024).
-
-    Margins are clipped to +-`clip`. Both histograms of an image have the same bins, which span both ensembles. An empty
-    bin of Gold counts as 1e-5, so the largest value is ln(1e5) = 11.5. Pitfall: it needs many models; with few, Gold
-    against Gold is far from 0.
-
-    Args:
-        unlearned, golds: margins `(models, n)` and `(golds, n)`.
-    """
-    sides = [np.clip(np.asarray(side, float), -clip, clip) for side in (unlearned, golds)]
-    low, high = np.min([side.min(0) for side in sides], 0), np.max([side.max(0) for side in sides], 0)
-    width = np.where(high > low, high - low, 1)
-    p, q = (_histograms(((side - low) / width * bins).astype(int).clip(max=bins - 1), bins) for side in sides)
-    return np.where(p > 0, p * np.log(np.where(p > 0, p, 1) / q.clip(min=1e-5)), 0).sum(1)
-
-
-def _histograms(numbers, bins):
-    """Share of each bin in each column of bin numbers `(models, n)`, as `(n, bins)`."""
-    models, count = numbers.shape
-    flat = (numbers + bins * np.arange(count)).ravel()
-    return np.bincount(flat, minlength=bins * count).reshape(count, bins) / models
 
 
 # --- distance to Gold ---------------------------------------------------------------------------------------------

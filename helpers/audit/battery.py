@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from ..metrics import accuracy, js_distance, loss_attack, losses, predict
-from ..results.leaderboard import COLUMNS, ENSEMBLE, JSD, replicates
+from ..results.leaderboard import COLUMNS, ENSEMBLE, JSD, STRATA, in_stratum, replicates
 from ..results.rows import runs_table
 from . import attacks
 from .shadows import is_member, shadow, target_labels, target_logits
@@ -59,7 +59,10 @@ class Battery:
         `pair`, such as `Gold 1 v. Gold 3`, has the distance of these two in an audit, mean over the replicates. Kind
         `reference` is a uniform prediction; the others are original, gold and method.
         """
-        attacked = [self.attacked_golds(members) for members in self.is_member]
+        attacked = [
+            [found | self.by_stratum(gold, k) for gold, found in zip(self.golds, self.attacked_golds(members))]
+            for k, members in enumerate(self.is_member)
+        ]
         rows = [
             (k, "gold", f"Gold {i}", *item)
             for k, found in enumerate(attacked)
@@ -99,7 +102,7 @@ class Battery:
             return [(ENSEMBLE, kind, method, "diverged", diverged)]
         rows, every = [], []
         for k, (run, members) in enumerate(zip(runs, self.is_member)):
-            found = self.attack(run, members, self.golds)
+            found = self.attack(run, members, self.golds) | self.by_stratum(run, k)
             found |= mean([gaps_to_gold(found, gold) for gold in attacked[k]]) | self.cost(run)
             found[JSD] = self.jsd(self.targets(run), members)
             rows += [(k, kind, method, *item) for item in found.items()]
@@ -120,7 +123,7 @@ class Battery:
             "forgotten by each shadow": int(self.is_member[0].sum()),
             "retained": len(split.retain.index),
             "models per side in U-LiRA (Golds: all)": len(self.shadows) // 2,
-            "models per side in forgetting quality and KLOM": min(len(self.shadows) // 2, len(self.retrained)),
+            "models per side in forgetting quality": min(len(self.shadows) // 2, len(self.retrained)),
         }
 
     def runs(self, method):
@@ -170,7 +173,34 @@ class Battery:
             "Streisand KS": apart["signed KS"],
             "Streisand AUC": apart["AUC"],
             "ZRF": attacks.zrf(forgotten[0], self.untrained[members]),
+            **self.class_attack(unseen[0], *test),
         }
+
+    def class_attack(self, unseen, logits, y):
+        """The attack on the forgotten class by unseen images of it and test images of the others, as a dict.
+
+        Empty in the random scenario.
+        """
+        if not self.experiment.split.forget_classes:
+            return {}
+        return {"class attack": attacks.class_attack(unseen, logits[y == self.nearest])}
+
+    @cached_property
+    def nearest(self):
+        """The number of the class that Golds predict most often for the forgotten one."""
+        logits = torch.stack([self.targets(gold) for gold in self.golds])
+        return attacks.nearest_class(logits, self.experiment.split.forget_classes)
+
+    def by_stratum(self, run, k):
+        """UA in each third of the targets that shadow `k` forgot, from the least to the most memorised.
+
+        Other shadows decide which these are, without k and its pair: see `attacks.memorisation`.
+        """
+        others, z = [n for n in range(len(self.shadows)) if n // 2 != k // 2], self.targets(run)
+        memorised = attacks.memorisation(self.margins_of_shadows[others], self.is_member[others])
+        members = np.flatnonzero(self.is_member[k])
+        thirds = np.array_split(members[memorised[members].argsort()], len(STRATA))
+        return {in_stratum("UA", name): 100 - accuracy(z[part], self.y[part]) for name, part in zip(STRATA, thirds)}
 
     def attacked_golds(self, members):
         """Every attack on each Gold, with the other Golds as references."""
@@ -260,7 +290,7 @@ class Battery:
         return np.array([attacks.margin(self.targets(run), self.y).numpy() for run in runs])
 
     def ensemble(self, runs):
-        """U-LiRA against models that unlearned other images; forgetting quality and KLOM against `retrained`."""
+        """U-LiRA against models that unlearned other images; forgetting quality against `retrained`."""
         unlearned, held_out = attacks.by_membership(self.margins(runs), self.is_member)
         return u_lira(unlearned, held_out) | distance_to_retrained(unlearned, self.retrained)
 
@@ -276,7 +306,12 @@ class Battery:
     @cached_property
     def held_out(self):
         """Margins of the shadows that never saw a target, `(shadows / 2, targets)`."""
-        return attacks.by_membership(self.margins(self.runs("Original")), self.is_member)[1]
+        return attacks.by_membership(self.margins_of_shadows, self.is_member)[1]
+
+    @cached_property
+    def margins_of_shadows(self):
+        """Margins of the shadows before they unlearn, `(shadows, targets)`."""
+        return self.margins(self.runs("Original"))
 
     @cached_property
     def retrained(self):
@@ -296,24 +331,22 @@ def u_lira(unlearned, held_out):
 
 
 def distance_to_retrained(unlearned, retrained):
-    """Forgetting quality and the 95th percentile of KLOM, of equally many models of each ensemble of margins.
-
-    Empty if there is no retrained model.
-    """
+    """Forgetting quality of equally many models of each ensemble of margins; empty if there is no retrained model."""
     models = min(len(unlearned), len(retrained))
     if not models:
         return {}
     quality = attacks.forgetting_quality(unlearned[:models], retrained[:models])
-    klom = np.percentile(attacks.klom(unlearned[:models], retrained[:models]), 95)
-    return {"forgetting quality": quality["F"], "KLOM, P95": klom, "models per side": models}
+    return {"forgetting quality": quality["F"], "models per side": models}
 
 
 def gaps_to_gold(own, gold):
-    """Average gap, ToW and ToW-MIA between the attacks on one model and those on a Gold."""
+    """Average gap, ToW and ToW-MIA between the attacks on one model and those on a Gold, and the gap by stratum."""
+    strata = {in_stratum("UA gap", name): in_stratum("UA", name) for name in STRATA}
     return {
         "average gap": attacks.average_gap(own, gold),
         "ToW": attacks.tow(own, gold),
         "ToW-MIA": attacks.tow(own, gold, forget="MIA"),
+        **{gap: abs(own[ua] - gold[ua]) for gap, ua in strata.items()},
     }
 
 

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy, log_softmax, normalize
 
 from ..training import EpochEnd, Phase
 from .common import endless, mean_gradient, with_gradient
@@ -17,6 +17,28 @@ def neggrad_plus(model, split, *, alpha=0.95, epochs=5, lr=0.01, weight_decay=5e
         for (x_r, y_r), (x_f, y_f) in zip(split.retain, forgotten):
             yield alpha * cross_entropy(model(x_r), y_r) - (1 - alpha) * cross_entropy(model(x_f), y_f)
         yield EpochEnd()
+
+
+def ugradsl_plus(model, split, *, p=0.95, alpha=-0.2, epochs=5, lr=0.01, weight_decay=5e-4):
+    """UGradSL+ (Di et al., ICLR 2026): min p CE(D_r) - (1 - p) CE(D_f, smoothed labels), forgotten batches cycled.
+
+    The smoothed label of an image of class y is (1 - alpha) y + alpha / K with a *negative* alpha: the step up is
+    stronger by abs(alpha) and pulls the prediction towards uniform. With alpha = 0 it is NegGrad+, whose defaults these
+    are. Differs from the source: alpha is one number, not one for each image from the density of retained images
+    around it, and batches are averaged, not summed.
+    """
+    yield Phase(lr, weight_decay=weight_decay)
+    forgotten = endless(split.forget)
+    for _ in range(epochs):
+        for (x_r, y_r), (x_f, y_f) in zip(split.retain, forgotten):
+            yield p * cross_entropy(model(x_r), y_r) - (1 - p) * smoothed_cross_entropy(model(x_f), y_f, alpha)
+        yield EpochEnd()
+
+
+def smoothed_cross_entropy(logits, y, alpha):
+    """Cross-entropy to the labels (1 - alpha) y + alpha / K, mean over the batch; alpha may be negative."""
+    uniform = -log_softmax(logits.float(), 1).mean(1).mean()
+    return (1 - alpha) * cross_entropy(logits, y) + alpha * uniform
 
 
 def sfr_on(model, split, *, steps=1500, every=5, alpha=25.0, lam=0.5, gamma=1.0, clip=7.0, lr=0.01, weight_decay=5e-4):

@@ -7,14 +7,16 @@ To add a method, write a function (see `training` for the contract) and a record
 import inspect
 import math
 import numbers
+import re
 import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..fingerprint import code_without_words
-from ..messages import unknown
-from .distil import bad_teacher, delete, margin_matching, regun, scrub, scrub_rewind
+from ..messages import suggestion, unknown
+from ..scenario import SCENARIOS
+from .distil import bad_teacher, delete, margin_matching, regun, scrub, scrub_rewind, trew
 from .documents import (
     GROWTH,
     alternate_batches,
@@ -30,8 +32,8 @@ from .documents import (
     unfreezing,
 )
 from .edit_weights import fisher_forgetting, influence, small_gradients, ssd, transposed_kernels, weight_negation
-from .push_away import neggrad_plus, sfr_on
-from .relabel import amun, random_labels, salun, unsir
+from .push_away import neggrad_plus, sfr_on, ugradsl_plus
+from .relabel import amun, munba, random_labels, salun, unsir
 from .relearn import contrastive_finetuning, l1_sparse, last_blocks
 
 IDEAS = ("relearn", "push away", "relabel", "distil", "edit weights")
@@ -91,7 +93,7 @@ COUNT, COUNT_OR_NONE = Setting(int, low=1), Setting(int, low=0)
 SETTINGS = {  # by name, for all methods; a record may override them
     **dict.fromkeys(("lr", "lr_uniform", "lr_contrast", "lr_retain", "lr_impair", "lr_repair", "noise_lr"), POSITIVE),
     **dict.fromkeys(("tau", "T", "clip", "eps", "most"), POSITIVE),
-    **dict.fromkeys(("s", "alpha", "lam", "gamma", "l_f", "l_r", "penalty", "damping", "slow"), WEIGHT),
+    **dict.fromkeys(("s", "alpha", "beta", "lam", "gamma", "l_f", "l_r", "penalty", "damping", "slow"), WEIGHT),
     **dict.fromkeys(("weight_decay", "lr_end"), WEIGHT),
     **dict.fromkeys(("share", "frozen_share"), SHARE),
     **dict.fromkeys(("epochs", "rounds", "steps", "every", "k", "images", "iterations", "batch_size"), COUNT),
@@ -245,9 +247,18 @@ PUBLISHED_RECORDS = (  # by idea
         search={"alpha": Search(1e-4, 0.5, complement=True)},
         ranges={"alpha": SHARE},
     ),
+    Method(
+        "UGradSL+",
+        ugradsl_plus,
+        "push away",
+        "Di et al., ICLR 2026",
+        search={"p": Search(1e-4, 0.5, complement=True), "alpha": Search(1.0, 3.0, complement=True)},
+        ranges={"p": SHARE, "alpha": Setting(high=0)},
+    ),
     Method("SFR-on", sfr_on, "push away", "Huang et al., NeurIPS 2024", search={"alpha": Search(0.03, 30.0)}),
     Method("Random labels", random_labels, "relabel", "Graves et al., AAAI 2021"),
     Method("SalUn", salun, "relabel", "Fan et al., ICLR 2024", search={"share": Search(0.05, 1.0)}),
+    Method("MUNBa", munba, "relabel", "Wu & Harandi, ICCV 2025"),
     Method("UNSIR", unsir, "relabel", "Tarun et al., TNNLS 2023", scenarios=("class",)),
     Method("AMUN", amun, "relabel", "Ebrahimpour-Boroojeny et al., ICML 2025"),
     Method("Bad Teacher", bad_teacher, "distil", "Chundawat et al., AAAI 2023", search={"share": Search(0.1, 1.0)}),
@@ -255,6 +266,14 @@ PUBLISHED_RECORDS = (  # by idea
     Method("SCRUB+R", scrub_rewind, "distil", "Kurmanji et al., NeurIPS 2023", search={"alpha": Search(1e-3, 1.0)}),
     Method("ReGUn", regun, "distil", "Mirlach et al., 2026", scenarios=("random",), search={"l_f": Search(0.05, 5.0)}),
     Method("DELETE", delete, "distil", "Zhou et al., CVPR 2025", scenarios=("class",)),
+    Method(
+        "TREW",
+        trew,
+        "distil",
+        "Ebrahimpour-Boroojeny et al., ICML 2026",
+        scenarios=("class",),
+        search={"beta": Search(0.1, 30.0)},
+    ),
     Method("Margin matching", margin_matching, "distil", "this suite"),
     Method("NoT", weight_negation, "edit weights", "Khalil et al., CVPR 2025"),
     Method(
@@ -304,11 +323,36 @@ def register(method):
     """
     if method.name in METHODS:
         raise ValueError(f"the name '{method.name}' is in use by another method")
-    if unset := method.settings.keys() - {p.name for p in method.parameters}:
-        raise ValueError(f"{method.name}: the function has no setting '{sorted(unset)[0]}'")
-    method.check()
+    check_record(method)
     METHODS[method.name] = method
     return method
+
+
+def check_record(method):
+    """Refuse a record that does not fit its function.
+
+    Raises:
+        ValueError: a reserved name, an unknown scenario, a setting that the function lacks, or one that is not valid.
+    """
+    check_name(method.name)
+    names = [p.name for p in method.parameters]
+    for scenario in method.scenarios:
+        if scenario not in SCENARIOS:
+            raise ValueError(f"{method.name}: scenario {unknown(scenario, SCENARIOS)}")
+    for setting in (*method.settings, *method.search, *method.ranges):
+        if setting not in names:
+            raise ValueError(f"{method.name}: the function has no setting '{setting}'{suggestion(setting, names)}")
+    method.check()
+
+
+def check_name(name):
+    """Refuse a name that tables use for something else.
+
+    Raises:
+        ValueError: it is Original's, a Gold's, or one of a pair.
+    """
+    if re.fullmatch(r"Original|Gold( \d+)?", name) or " v. " in name:
+        raise ValueError(f"a method cannot be called '{name}': Original, Gold and ' v. ' are reserved")
 
 
 for record in (*DOCUMENT_RECORDS, *PUBLISHED_RECORDS):

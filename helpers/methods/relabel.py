@@ -1,11 +1,14 @@
 """Published methods that relabel: they train on forgotten images, or images like them, under other labels."""
 
+from dataclasses import replace
+from itertools import zip_longest
+
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from ..data import Batches
 from ..training import EpochEnd, Phase, descend
-from .common import endless, frozen, mean_gradient, mixed_batches, refuse, wrong_labels
+from .common import endless, frozen, mean_gradient, mixed_batches, refuse, with_gradient, wrong_labels
 
 
 def random_labels(model, split, *, epochs=3, lr=1e-4):
@@ -33,6 +36,44 @@ def salun(model, split, *, share=0.5, epochs=10, lr=0.013, weight_decay=5e-4):
             for p, mask, original in kept:
                 p.data = torch.where(mask, original, p.data)
         yield EpochEnd()
+
+
+def munba(model, split, *, epochs=10, lr=0.01, weight_decay=5e-4):
+    """MUNBa (Wu & Harandi, ICCV 2025): steps along the `bisector` of the gradients of CE on D_r and on D_f mislabelled.
+
+    The two losses bargain; Nash's solution weighs each gradient by the inverse of its norm, so that neither dominates.
+    An epoch over D_r takes such a step for each batch of D_f and steps down CE(D_r) for the rest. The authors draw
+    labels anew for each batch, the true one among them; here they are wrong and drawn once, as in SalUn.
+    """
+    parameters, forget = list(model.parameters()), replace(split.forget, labels=wrong_labels(split))
+    yield Phase(lr, weight_decay=weight_decay)
+    for _ in range(epochs):
+        for retained, forgotten in zip_longest(split.retain, forget):
+            losses = [cross_entropy(model(x), y) for x, y in filter(None, (retained, forgotten))]
+            if len(losses) == 2:
+                gradients = [torch.autograd.grad(loss, parameters) for loss in losses]
+                losses = [with_gradient(sum(losses), parameters, bisector(*gradients))]
+            yield from losses
+        yield EpochEnd()
+
+
+def bisector(g_r, g_f):
+    """The unit vector with the same positive inner product with both unit gradients; lists of tensors.
+
+    The authors' closed form, g_r / norm(g_r) + g_f / norm(g_f) over sqrt(1 + cos), divides by g_r . g_f; with their
+    clip at norm 1 it is this vector. For opposite gradients there is none: g_r + 0.1 g_f, cut to norm 1, as theirs.
+    """
+
+    def norm(vector):
+        return torch.stack([part.norm() for part in vector]).norm()
+
+    size_r, size_f = (norm(vector).clamp(min=1e-12) for vector in (g_r, g_f))
+    middle = [r / size_r + f / size_f for r, f in zip(g_r, g_f)]
+    if (length := norm(middle)) > 1e-3:
+        return [part / length for part in middle]
+    careful = [r + 0.1 * f for r, f in zip(g_r, g_f)]
+    length = norm(careful).clamp(min=1)
+    return [part / length for part in careful]
 
 
 def unsir(model, split, *, steps=40, noise_lr=0.1, penalty=0.1, lr_impair=0.02, lr_repair=0.01):

@@ -3,15 +3,18 @@
 import hashlib
 from math import isnan
 
+import torch
+
 from ..metrics import js_distance
+from .duplicates import NEAR, near_duplicates
 from .rows import tidy
 
 NOT_GUARANTEED = (
     "That no trace is left: no check of a model can show that. Only training again without the images is exact.",
-    "That a stronger attack than the one above, or one with access to the model before, finds nothing.",
-    "Anything about near-duplicates that were retained, or about other images like the forgotten ones.",
+    "That a stronger attack, or one with access to the model before, finds nothing.",
+    "Anything about retained near-duplicates that the measure above misses, or about other images like the forgotten.",
     "Anything about backups, logs, earlier versions of the model or models made from them.",
-    "That another seed gives the same result: the floor comes from one pair of retrained models.",
+    "That another seed gives the same result: one pair of retrained models gives a floor, but no interval.",
 )
 
 
@@ -30,32 +33,65 @@ def certificate(e, run):
         raise ValueError(f"{run.name} is not the result of a method")
     if run.made_with["start"] != e.original().id:
         raise ValueError(f"{run.name} started from the result of another method: certify one with start = 'fresh'")
-    index = e.split.forget.index.cpu().sort().values
-    listed = hashlib.sha256("\n".join(map(str, index.tolist())).encode()).hexdigest()
     share = 100 * run.cost["images"] / e.gold().cost["images"]
     made = run.environment
     lines = [
         f"# What was forgotten by {run.name}",
-        f"- **Images**: {len(index):,} of {len(e.split.train.index):,} training images of {e.data.title} (identity "
-        f"{e.data.identity}); SHA-256 of their sorted indices, one per line: `{listed}`",
+        *forgotten_lines(e, near_duplicates(e.split)),
         f"- **How**: {run.name} with {in_words(run.settings)}, from a model trained on all images; seed {e.seed}, "
         f"preset {e.preset_name}; {run.cost['images']:,} images processed, {share:.1f} % of retraining's",
         f"- **Machine**: {made['device']}, {made['threads']} thread{'s' * (made['threads'] != 1)}, {made['precision']}",
         "",
         "## How it was checked",
         "",
-        "By comparison with Gold, a model retrained without these images. The floor is the difference between Gold and",
-        "a second retrained model; a difference above the floor is a trace that this check can see.",
-        "",
-        "| check | before | now | Gold | difference | floor | within |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | :---: |",
-        *(row(*check) for check in checks(e, run)),
+        *check_lines(e, run),
         "",
         "## What is not guaranteed",
         "",
         *(f"- {line}" for line in NOT_GUARANTEED),
     ]
     return "\n".join(lines)
+
+
+def forgotten_lines(e, near):
+    """Markdown: which images were to be forgotten, of which classes, and how many retained ones are like them.
+
+    Args:
+        near: of `near_duplicates`.
+    """
+    index, classes = e.split.forget.index.cpu().sort().values, class_counts(e)
+    listed = hashlib.sha256("\n".join(map(str, index.tolist())).encode()).hexdigest()
+    identical, alike = near.identical.sum(), (~near.identical).sum()
+    counts = [f"{name}: {forgotten:,} of {total:,}" for name, (forgotten, total) in classes.items() if forgotten]
+    return [
+        f"- **Images**: {len(index):,} of {len(e.split.train.index):,} training images of {e.data.title} (identity "
+        f"{e.data.identity}); SHA-256 of their sorted indices, one per line: `{listed}`",
+        f"- **Classes**: {'; '.join(counts)}",
+        f"- **Retained copies**: {identical:,} of the forgotten images have a retained image with the same pixels. "
+        f"{alike:,} more have one that differs by at most {NEAR:g} of 255 grey levels on thumbnails of 8x8 pixels. "
+        "What such images teach remains.",
+    ]
+
+
+def class_counts(e):
+    """`{class: (forgotten, all)}`, the numbers of its training images."""
+    forgotten, total = (
+        torch.bincount(batches.y.cpu(), minlength=len(e.data.classes)).tolist()
+        for batches in (e.split.forget, e.split.train)
+    )
+    return dict(zip(e.data.classes, zip(forgotten, total)))
+
+
+def check_lines(e, run):
+    """Markdown: the checks of a run against Gold and the floor, as a table below a paragraph."""
+    return [
+        "By comparison with Gold, a model retrained without these images. The floor is the difference between Gold and",
+        "a second retrained model; a difference above the floor is a trace that this check can see.",
+        "",
+        "| check | before | now | Gold | difference | floor | within |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | :---: |",
+        *(row(*check) for check in checks(e, run)),
+    ]
 
 
 def in_words(settings):

@@ -19,7 +19,6 @@ BOARD = {  # heading: (metric, digits)
     "RMIA AUC": ("RMIA AUC", 3),
     "U-LiRA AUC": ("U-LiRA AUC", 3),
     "forgetting quality": ("forgetting quality", 3),
-    "KLOM, P95": ("KLOM, P95", 2),
     "ToW": ("ToW", 3),
     "% of retraining": ("images, % of retraining", 1),
 }
@@ -28,7 +27,6 @@ ATTACKS = {  # metrics of one model: the least unit of the heat map's colours
     "RA": 0.5,
     "TA": 0.5,
     "MIA": 0.5,
-    "MIA, correctness": 0.5,
     "MIA, entropy": 0.5,
     "MIA, modified entropy": 0.5,
     "MIA, probabilities": 0.5,
@@ -38,7 +36,9 @@ ATTACKS = {  # metrics of one model: the least unit of the heat map's colours
     "Streisand KS": 0.005,
     "Streisand AUC": 0.005,
     "ZRF": 0.005,
+    "class attack": 0.005,
 }
+STRATA = ("low", "medium", "high")  # thirds of the forgotten images, by how much shadow models memorise them
 COST = "images, % of retraining"
 TUNED_ON_GOLD = {"cifar10": ("Margin matching",)}  # data: methods of which a part was chosen by the gap to Gold on them
 
@@ -116,7 +116,28 @@ def leaderboard(table, scenario, data=""):
         }
     rows |= {method: {"average gap": "diverged"} for method in diverged(table, scenario)}
     rows = {label(method, data): row for method, row in rows.items()}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(BOARD)).dropna(axis=1, how="all").fillna("")
+    board = pd.DataFrame.from_dict(rows, orient="index", columns=list(BOARD))
+    return board.reindex(list(rows)).dropna(axis=1, how="all").fillna("")  # pandas 2 changes the order
+
+
+def in_stratum(metric, name):
+    """The name of a metric on one of `STRATA`."""
+    return f"{metric}, {name} memorisation"
+
+
+def by_memorisation(table, scenario):
+    """The gap to Gold in UA by stratum, mean ± half the 95 % interval: Original, Gold (the floor), methods by gap.
+
+    One column per third of the forgotten images, from those that the shadow models memorised least to those that they
+    memorised most.
+    """
+    stats = aggregate(table, scenario)
+    sources = {"Original": "Original", "Gold": "floor", **{name: name for name in ranked_methods(table, scenario)}}
+    rows = {
+        name: {s: format_ci(*stats.loc[(source, in_stratum("UA gap", s)), ["mean", "half"]], 2) for s in STRATA}
+        for name, source in sources.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename(columns="{} memorisation".format)
 
 
 def heatmap_data(table, scenario):
@@ -126,9 +147,11 @@ def heatmap_data(table, scenario):
     few Golds may agree exactly.
     """
     stats, ranked = aggregate(table, scenario)["mean"], ranked_methods(table, scenario)
-    means = stats.unstack("metric")[list(ATTACKS)]
+    means = stats.unstack("metric")
+    means = means[[attack for attack in ATTACKS if attack in means]]
     methods = [method for method in dict.fromkeys(table.method) if method in ranked]
-    return means.loc[["Original", "Gold", *methods]], means.loc["floor"].clip(lower=pd.Series(ATTACKS))
+    least = pd.Series(ATTACKS)[list(means)]
+    return means.loc[["Original", "Gold", *methods]], means.loc["floor"].clip(lower=least)
 
 
 def board_points(table):

@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 
-from ..metrics import losses, predicted_shares
+from ..metrics import losses, measure, predicted_shares
 from .flags import COLLAPSED, is_collapsed
 
 COLUMNS = ["run", "scenario", "seed", "kind", "method", "epoch", "set", "metric", "value"]
@@ -44,8 +44,9 @@ def tidy(suite, runs):
     of part of a set, whose size is in `tracked images`. The others are of the finished model, and their epoch is its
     number of epochs: accuracy, retain-forget gap and gap to Gold in percent or points, entropy (nats), JSD to Gold,
     kit MIA, the share of the test images that is predicted as one class (`largest class`, percent), and the cost in
-    seconds, steps and images, also as `% of retraining`. A method that diverged has one row, with the metric
-    `diverged`. `collapsed` marks a collapsed model, `settings for other data` settings that were chosen for other data.
+    seconds, steps and images, also as `% of retraining`. Without a Gold there are no distances to it and no shares of
+    its cost. A method that diverged has one row, with the metric `diverged`. `collapsed` marks a collapsed model,
+    `settings for other data` settings that were chosen for other data.
 
     Args:
         suite: experiments, of several scenarios or seeds.
@@ -93,7 +94,8 @@ def rows_of(e, run):
         rows.append((run.epochs, "", COLLAPSED, 1.0))
     for unit, value in run.cost.items():
         rows.append((run.epochs, "", unit, value))
-        rows.append((run.epochs, "", f"{unit}, % of retraining", 100 * value / e.gold().cost[unit]))
+        if e.preset["golds"]:
+            rows.append((run.epochs, "", f"{unit}, % of retraining", 100 * value / e.gold().cost[unit]))
     if made_for_other_data(e, run):
         rows.append((run.epochs, "", OTHER_DATA, 1.0))
     return rows
@@ -111,12 +113,35 @@ def made_for_other_data(e, run):
 def losses_of(e, runs):
     """For `plots.loss_histograms`: `{model: {set: cross-entropy of each image, nats}}` on forgotten and unseen images.
 
-    The models are Original, Gold and those of `runs` that are of this experiment and did not diverge.
+    The models are Original, Gold (if there is one) and those of `runs` that are of this experiment and did not diverge.
     """
     labels = {name: e.split.sets[name].y.cpu() for name in ("forget", e.scenario.unseen)}
     own = [run for run in runs if (run.scenario, run.seed) == (e.scenario.name, e.seed) and not run.diverged]
-    models = [e.original(), e.gold(), *own]
+    models = [e.original(), *([e.gold()] if e.preset["golds"] else []), *own]
     return {run.name: {name: losses(run.logits[name], y) for name, y in labels.items()} for run in models}
+
+
+def measured_rows(e, models):
+    """The rows of models that are no `Run`, with `COLUMNS`, as those of `tidy`; `run` is empty.
+
+    Args:
+        models: have a name, a kind, logits `{set: (n, classes)}` and a cost; the one called Gold is the reference.
+    """
+    gold, tables = next(model for model in models if model.name == "Gold"), []
+    for model in models:
+        rows = [(row.set, row.metric, row.value) for row in measure(model.logits, e.split, gold.logits).itertuples()]
+        for unit, value in model.cost.items():
+            rows += [("", unit, value), ("", f"{unit}, % of retraining", 100 * value / gold.cost[unit])]
+        named = {"run": "", "scenario": e.scenario.name, "seed": e.seed, "kind": model.kind, "method": model.name}
+        tables.append(pd.DataFrame(rows, columns=["set", "metric", "value"]).assign(**named, epoch=0))
+    return pd.concat(tables, ignore_index=True)[COLUMNS]
+
+
+def melted(e, kind, table):
+    """A table with a name per row and a metric per column as rows with `COLUMNS`; set and run are empty."""
+    rows = table.rename_axis("method").reset_index().melt("method", var_name="metric").dropna(subset="value")
+    named = {"run": "", "scenario": e.scenario.name, "seed": e.seed, "kind": kind, "epoch": 0, "set": ""}
+    return rows.assign(value=rows.value.astype(float), **named)[COLUMNS]
 
 
 def run_rows(suite, runs):

@@ -117,7 +117,71 @@ def table(results, scenario, data=""):
     flags = method_flags(results)
     for method, flag in flags.items():
         rows[method] |= {"flag": flag}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=[GAP, *columns, *["flag"] * bool(flags)]).fillna("")
+    headings = [GAP, *columns, *["flag"] * bool(flags)]
+    shown = pd.DataFrame.from_dict(rows, orient="index", columns=headings)
+    return shown.reindex(list(rows)).fillna("")  # pandas 2 changes the order
+
+
+SHOWN = {  # the numbers that a document prints
+    "random": ("retain", "forget", "validation", "test"),
+    "class": ("forget", "test retain", "entropy", "JSD to Gold"),
+}
+
+
+def beside_published(sources, scenario):
+    """What a document prints beside what was measured: one row per model, three or more columns per number.
+
+    Args:
+        sources: `{"fresh": tidy table, "chain": tidy table, ...}`, in the order of the columns; means over seeds.
+        scenario: its name; which document and which numbers follow from it.
+
+    Returns:
+        Table with columns (number, source), the last source being "published"; NaN where a source has no such number.
+    """
+    printed, columns = published.PUBLISHED[scenario], columns_of(SCENARIOS[scenario])
+    place = {name if metric == "accuracy" else metric: (name, metric) for name, metric, _ in columns.values()}
+    found = {}
+    for source, results in sources.items():
+        stats = summary(results[results.scenario == scenario]).set_index(["method", "set", "metric"])["mean"]
+        for number in SHOWN[scenario]:
+            found[number, source] = {m: stats.get((m, *place[number]), np.nan) for m in printed}
+    for number in SHOWN[scenario]:
+        found[number, "published"] = {method: values.get(number, np.nan) for method, values in printed.items()}
+    table = pd.DataFrame(found)
+    return table[[(number, source) for number in SHOWN[scenario] for source in (*sources, "published")]]
+
+
+def distances_to_published(table):
+    """Mean distance of each source of `beside_published` to the printed accuracies, in points, per method.
+
+    A row counts only if every source has it, so that sources are compared on the same methods.
+    """
+    accuracies = [number for number in table.columns.unique(0) if number not in ("entropy", "JSD to Gold")]
+    sources = [source for source in table.columns.unique(1) if source != "published"]
+    apart = {
+        source: pd.DataFrame({n: (table[n, source] - table[n, "published"]).abs() for n in accuracies}).mean(axis=1)
+        for source in sources
+    }
+    return pd.DataFrame(apart).dropna()
+
+
+def published_lines(table):
+    """Markdown: how far each source of `beside_published` is from the printed numbers, and where a chain is nearer."""
+    apart = distances_to_published(table)
+    if apart.empty:
+        return ["- No model here has a printed number."]
+    lines = [
+        f"- **{source}**: on average {apart[source].mean():.1f} points from the printed accuracies of "
+        f"{len(apart)} models; farthest is {apart[source].idxmax()} with {apart[source].max():.1f}."
+        for source in apart
+    ]
+    if {"fresh", "chain"} <= set(apart):
+        nearer = apart.index[apart.chain < apart.fresh]
+        lines.append(
+            f"- Started in a chain, as the document did, {len(nearer)} of {len(apart)} are nearer to the printed row: "
+            f"{', '.join(nearer) or 'none'}."
+        )
+    return lines
 
 
 def effective_settings(suite, runs):

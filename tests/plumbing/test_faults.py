@@ -3,7 +3,9 @@
 Others are tested with the code that answers them: wrong options, failing cells, dead kernels, Ctrl-C, two runs at once
 and no network in test_workflow.py; a cluster's in test_slurm.py; damaged files and two processes that want one model in
 test_store.py and test_experiment.py; broken images and data sets in test_data.py; hostile checkpoints in
-test_models.py; divergence and resuming in test_training.py; bad parameters in test_parameters.py.
+test_models.py; a user's weights, networks, methods and lists, and folders that change, in test_weights.py,
+test_own_files.py, test_lists.py and test_forget.py; divergence and resuming in test_training.py; bad parameters in
+test_parameters.py.
 """
 
 import multiprocessing

@@ -66,6 +66,9 @@ def test_values_get_their_final_type(name, value, expected):
         ("data", 5, "5 is not a non-empty string"),
         ("data", "", "'' is not a non-empty string"),
         ("forget_list", 5, "5 is not a non-empty string"),
+        ("normalise", "imagnet", "one of data, half, imagenet; did you mean imagenet"),
+        ("original", "", "'' is not a non-empty string"),
+        ("own_methods", ["a.py"], "['a.py'] is not a non-empty string"),
     ],
 )
 def test_bad_values_are_refused_in_one_line(name, value, message):

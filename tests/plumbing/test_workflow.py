@@ -32,8 +32,9 @@ from repository import (
     write_notebook,
 )
 from save import save_outputs
-from suite import share_out
+from suite import list_files, share_out
 
+from helpers.parameters import checked
 from helpers.paths import replace_text
 
 # run_all.sh, with a stand-in for .venv/bin/python that records how it is called
@@ -629,6 +630,30 @@ def test_paths_in_parameters_are_absolute_and_their_files_count(tmp_path):
     assert suite(repository, *options).returncode == 0 and order(repository) == ["01"]
     (repository / "pictures/b.png").touch()
     assert suite(repository, *options).returncode == 0 and order(repository) == ["01"]
+
+
+def test_files_of_a_users_own_are_absolute_and_an_edit_changes_the_identity(tmp_path):
+    """Methods, weights and a network, the last as `file.py:function`; the name of a model in timm stays a name."""
+    repository = make_repository(tmp_path, [])
+    values = {"own_methods": "mine.py", "original": "w.pth", "model": "net.py:make"}
+
+    def facts(**changes):
+        parameters = json.dumps({**checked({}), **values, **changes})
+        command = [sys.executable, "workflow/facts.py", parameters]
+        return json.loads(subprocess.run(command, cwd=repository, capture_output=True, text=True).stdout)
+
+    files = {name: repository / value.partition(":")[0] for name, value in values.items()}
+    for file in (*files.values(), repository / "resnet18"):
+        file.write_text("1")
+    found = facts()
+    shown = {name: found["parameters"][name] for name in values}
+    assert shown == {**{name: str(file) for name, file in files.items()}, "model": f"{files['model']}:make"}
+    for file in files.values():
+        file.write_text("2")
+        assert facts()["identity"] != found["identity"]
+        file.write_text("1")
+    assert facts(model="resnet18")["parameters"]["model"] == "resnet18"
+    assert list_files(f"{files['model']}:make")[0][0] == str(files["model"])
 
 
 def test_text_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

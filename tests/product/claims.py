@@ -73,8 +73,9 @@ CLAIMS = [
     ),
     (
         "11",
-        "UNSIR and DELETE are defined for a class.",
-        "{'UNSIR', 'DELETE'} <= methods('class') and not {'UNSIR', 'DELETE'} & methods('random')",
+        "UNSIR, DELETE and TREW are defined for a class.",
+        "{'UNSIR', 'DELETE', 'TREW'} <= methods('class')"
+        " and not {'UNSIR', 'DELETE', 'TREW'} & methods('random')",
     ),
     (
         "11",
@@ -109,7 +110,7 @@ CLAIMS = [
     ),
     (
         "13",
-        "That row has no U-LiRA, forgetting quality and KLOM with fewer than three Golds, nor in the class scenario.",
+        "That row has neither U-LiRA nor forgetting quality with fewer than three Golds, nor in the class scenario.",
         "all(has_audit(s, 'Gold', 'U-LiRA AUC') == (s == 'random' and len(golds(s)) >= 3) for s in BOTH)",
     ),
 ]

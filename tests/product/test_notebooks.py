@@ -15,7 +15,7 @@ from helpers.parameters import cell
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 OTHERS = [ROOT / f"notebooks/{name}.ipynb" for name in ("solutions", "coursework")]
-LONG = ("11", "12", "13")  # they train many models: minutes even with tiny settings
+LONG = ("11", "12", "13", "15")  # they train many models: minutes even with tiny settings
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,9 @@
 """README.md and the pages beside it: tables are those of the committed results, links and options exist."""
 
+import os
 import re
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -43,10 +46,23 @@ def test_links_lead_somewhere(page):
 
 def test_every_option_of_the_readme_exists():
     """Options that the README names are those of the parameters or of the command line."""
-    options = set(re.findall(r"(?<![-<])(--[a-z][a-z-]+)", README)) - {"--help"}
+    options = set(re.findall(r"(?<![-<])(--[a-z][a-z-]+)", README)) - {"--help", "--index-url"}  # of pip
     known = {parameter.option for parameter in PARAMETERS.values()}
     source = (ROOT / "workflow" / "suite.py").read_text(encoding="utf-8")
     assert options and not [option for option in options if option not in known and f'"{option}"' not in source]
+
+
+def test_the_line_for_one_notebook_runs(tmp_path):
+    """papermill alone, without the command line: as it is written, but with tiny settings and other folders."""
+    [line] = re.findall(r"^\.venv/bin/papermill .*", README, re.M)
+    _, notebook, executed, *options = shlex.split(line, comments=True)
+    assert executed.startswith("runs/") and options == ["-p", "seed", "1"]
+    command = [sys.executable, "-m", "papermill", notebook, tmp_path / "done.ipynb", *options]
+    tiny = ["-p", "preset", "smoke", "-y", "scenarios: [random]"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "UNLEARNING_RUNS": str(tmp_path / "runs")}
+    done = subprocess.run([*command, *tiny], cwd=ROOT, env=environment, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert list((tmp_path / "runs/interactive/noisy-digits-smoke/seed1/figures").glob("08_*.png"))
 
 
 def test_readme_is_short():

@@ -5,6 +5,7 @@ import pytest
 
 from helpers.results.flags import (
     COLLAPSED,
+    NEVER_LEARNT,
     NOT_KNOWN_BETTER,
     NOTHING_TO_FORGET,
     UNCHANGED,
@@ -48,7 +49,17 @@ def test_a_method_within_the_floor_of_original_has_changed_nothing_measurable():
 
 @pytest.mark.parametrize(
     ("largest", "retain", "classes", "expected"),
-    [(90.0, 99.0, 10, False), (90.1, 99.0, 10, True), (40.0, 19.9, 10, True), (40.0, 20.0, 10, False)],
+    [
+        (90.0, 99.0, 10, False),
+        (90.1, 99.0, 10, True),
+        (40.0, 19.9, 10, True),
+        (40.0, 20.0, 10, False),
+        (40.0, 1.9, 100, True),
+        (40.0, 2.1, 100, False),
+        (60.0, 55.0, 2, True),
+        (60.0, 75.0, 2, False),
+        (60.0, 40.0, 3, True),
+    ],
 )
 def test_one_class_for_nearly_everything_or_chance_is_a_collapse(largest, retain, classes, expected):
     assert is_collapsed(largest, retain, classes) == expected
@@ -59,6 +70,21 @@ def test_a_run_in_which_there_is_nothing_to_forget_says_so():
     assert scenario_flags(results(Original=(99.0, 81.5, 80.0)), "random") == [NOTHING_TO_FORGET]
     memory = results(Original=(99.0, 79.0, 80.0))
     assert NOT_KNOWN_BETTER in scenario_flags(memory, "random")
+
+
+def test_an_original_that_never_learnt_is_named_first():
+    found = results()
+    wreck = found[found.metric == COLLAPSED].assign(kind="original", method="Original")
+    assert scenario_flags(pd.concat([found, wreck]), "random") == [NEVER_LEARNT]
+    memory = results(Original=(99.0, 79.0, 80.0))
+    assert scenario_flags(pd.concat([memory, wreck]), "random")[0] == NEVER_LEARNT
+
+
+def test_without_gold_flags_rest_on_original_alone():
+    found = results(Original=(99.0, 79.0, 80.0))
+    found = found[(found.kind != "gold") & (found.metric != "gap to Gold")]
+    assert scenario_flags(found, "random") == [NOT_KNOWN_BETTER]
+    assert method_flags(results().query("kind != 'gold'"))["Wreck"] == COLLAPSED
 
 
 def test_flags_stand_in_table_and_lines():

@@ -1,7 +1,5 @@
 """A reader's own images, list of images to forget, network and method."""
 
-import re
-
 import numpy as np
 import pytest
 import torch
@@ -67,28 +65,6 @@ def test_files_are_those_of_the_images(own, photos):
         assert data.files[i].split("/")[0] == data.classes[data.train_y[i]]
         mean = np.asarray(Image.open(photos / data.files[i]).convert("RGB"), float).mean()
         assert abs(data.train_x[i].double().mean().item() - mean) < 6
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("apple/00.pgn", "line 1: 'apple/00.pgn' is no training image"),
-        ("# a\n\n99999", "line 3: '99999' is no training image"),
-        ("-1", "line 1: '-1'"),
-        ("# nothing", "names no image"),
-    ],
-)
-def test_bad_forget_list_is_refused(own, tmp_path, text, message):
-    file = tmp_path / "forget.txt"
-    file.write_text(text)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        read_forget_list(file, own[0].data)
-
-
-def test_a_forget_list_may_begin_with_a_byte_order_mark(own, tmp_path):
-    """As Windows' editors write it."""
-    (tmp_path / "forget.txt").write_text(f"{own[0].data.files[3]}\n", encoding="utf-8-sig")
-    assert read_forget_list(tmp_path / "forget.txt", own[0].data).tolist() == [3]
 
 
 def test_another_seed_forgets_the_same_list(own):

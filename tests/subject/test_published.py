@@ -26,11 +26,20 @@ from helpers.methods.common import (
     with_gradient,
     wrong_labels,
 )
-from helpers.methods.distil import bad_teacher, delete, margin_matching, regun, scrub, unseen_logits
+from helpers.methods.distil import bad_teacher, delete, margin_matching, regun, scrub, similarities, trew, unseen_logits
 from helpers.methods.documents import contrast
 from helpers.methods.edit_weights import gauss_newton, small_gradients
-from helpers.methods.push_away import neggrad_plus, sfr_on
-from helpers.methods.relabel import amun, confusing_noise, nearest_adversaries, random_labels, salun, unsir
+from helpers.methods.push_away import neggrad_plus, sfr_on, smoothed_cross_entropy, ugradsl_plus
+from helpers.methods.relabel import (
+    amun,
+    bisector,
+    confusing_noise,
+    munba,
+    nearest_adversaries,
+    random_labels,
+    salun,
+    unsir,
+)
 from helpers.methods.relearn import contrastive_finetuning, info_nce, l1_sparse
 from helpers.metrics import predict
 from helpers.models import build_model, inputs_of
@@ -375,6 +384,33 @@ def test_neggrad_plus_weighs_down_and_up(toy, random_split):
     assert events[2].item() == pytest.approx(by_hand.item(), rel=1e-5)
 
 
+def test_ugradsl_plus_is_neggrad_plus_with_a_stronger_step_up_and_a_pull_to_uniform(toy, random_split):
+    """-(1 + 0.3) CE_y + 0.3 mean_k CE_k on forgotten images, by hand; without smoothing NegGrad+ itself."""
+    model = toy().eval()
+    forget, retain = (list(replace(batches, epoch=0)) for batches in (random_split.forget, random_split.retain))
+    events = list(ugradsl_plus(model, random_split, p=0.9, alpha=-0.3, epochs=1))
+    assert order(events[:1]) == "P" and len(events) == 1 + 6 + 1
+    (x_r, y_r), (x_f, y_f) = retain[1], forget[1]
+    log_p = model(x_f).double().log_softmax(1)
+    up = 1.3 * log_p.gather(1, y_f[:, None]).mean() - 0.3 * log_p.mean()
+    assert events[2].item() == pytest.approx(0.9 * cross_entropy(model(x_r), y_r).item() + 0.1 * up.item(), rel=1e-5)
+    plain, same = (
+        [
+            e.item()
+            for e in method(model, random_split.reset(seed=0, batch_size=8), **settings, epochs=1)
+            if torch.is_tensor(e)
+        ]
+        for method, settings in ((neggrad_plus, {"alpha": 0.9}), (ugradsl_plus, {"p": 0.9, "alpha": 0.0}))
+    )
+    assert same == pytest.approx(plain, rel=1e-6)
+
+
+def test_smoothing_with_a_positive_rate_is_that_of_torch():
+    logits, y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
+    expected = cross_entropy(logits, y, label_smoothing=0.3)
+    assert smoothed_cross_entropy(logits, y, 0.3).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_a_loss_with_a_given_gradient():
     model = nn.Linear(3, 2)
     parameters = list(model.parameters())
@@ -439,6 +475,58 @@ def test_mixed_batches_shuffle_the_forgotten_images_among_part_of_the_retained(r
     labels = [y for _, y in first]
     assert sum(map(len, labels)) == 36 and split.processed["images"] == 36
     assert not torch.equal(torch.cat(labels), torch.cat([y for _, y in second]))
+
+
+def unit(vector):
+    """A list of tensors as one vector of norm 1."""
+    whole = torch.cat([part.flatten() for part in vector]).double()
+    return whole / whole.norm()
+
+
+def test_the_bisector_favours_neither_gradient_whatever_their_sizes():
+    generator = torch.Generator().manual_seed(0)
+    for scale in (1e-6, 1.0, 1e6):
+        g_r, g_f = ([s * torch.randn(n, generator=generator) for n in (7, 3)] for s in (1.0, scale))
+        found = bisector(g_r, g_f)
+        assert torch.cat(found).norm().item() == pytest.approx(1, rel=1e-5)
+        towards = [(unit(found) * unit(g)).sum().item() for g in (g_r, g_f)]
+        assert towards[0] == pytest.approx(towards[1], rel=1e-3) and towards[0] > 0
+        halves = math.sqrt((1 + (unit(g_r) * unit(g_f)).sum().item()) / 2)  # the cosine of half the angle between them
+        assert towards[0] == pytest.approx(halves, rel=1e-3)
+
+
+def test_the_bisector_of_opposite_gradients_is_the_retained_one_with_a_tenth_of_the_other():
+    small, large = [torch.tensor([0.3, 0.4])], [torch.tensor([30.0, 40.0])]
+    assert torch.allclose(bisector(small, [-small[0]])[0], 0.9 * small[0])
+    assert torch.allclose(bisector(large, [-large[0]])[0], torch.tensor([0.6, 0.8])), "cut to norm 1"
+    found = bisector([torch.zeros(2)], small)
+    assert torch.allclose(found[0], torch.tensor([0.6, 0.8])), "a gradient of zero does not take part"
+
+
+def test_munba_steps_along_the_bisector_while_forgotten_batches_last(trained, random_split):
+    """Then down the retained loss; the forgotten images have wrong labels, drawn once."""
+    model, split = trained.eval(), random_split.reset(seed=0, batch_size=8)
+    torch.manual_seed(3)
+    wrong = Lookup(images_of(split.train)[0], wrong_labels(split)[split.train.index])
+    true = Lookup(*images_of(split.retain))
+    torch.manual_seed(3)
+    events, seen = munba(model, split, epochs=2), []
+    next(events)
+    model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    parameters, steps = list(model.parameters()), 0
+    for event in events:
+        if torch.is_tensor(event):
+            batches = list(seen)
+            gradient = torch.autograd.grad(event, parameters)
+            assert len(batches) == (2 if steps % 6 < 2 else 1)
+            losses = [cross_entropy(model(x), y.of(x)) for x, y in zip(batches, (true, wrong))]
+            expected = [torch.autograd.grad(loss, parameters) for loss in losses]
+            expected = bisector(*expected) if len(expected) == 2 else expected[0]
+            assert all(torch.allclose(g, e, atol=1e-5) for g, e in zip(gradient, expected))
+            assert event.item() == pytest.approx(sum(losses).item(), rel=1e-4)
+            steps += 1
+        seen.clear()
+    assert steps == 12 and split.processed["images"] == 2 * (48 + 16)
 
 
 @pytest.mark.parametrize("shown", ["kept", "whitened"])
@@ -538,6 +626,49 @@ def test_delete_aims_at_zero_for_the_forgotten_classes(kind, forgotten, trained,
         assert loss == pytest.approx((log_q.exp() * (log_q - log_p)).sum(1).mean().item(), rel=1e-3)
         steps += 1
     assert steps == 2 * len(split.forget)
+
+
+@pytest.mark.parametrize("kind, forgotten", [("class_split", [0]), ("two_classes", [1, 3])])
+@pytest.mark.parametrize("beta", [0.0, 4.0])
+def test_trew_is_delete_with_a_tilt_beside_the_retained_images(beta, kind, forgotten, trained, request):
+    """q is proportional to p0 exp(beta s) over the kept classes; with beta = 0 it is DELETE's target."""
+    split, model = request.getfixturevalue(kind), trained.eval()
+    teacher, rest = deepcopy(model), [c for c in range(4) if c not in forgotten]
+    w = teacher.fc.weight.detach().double().numpy()
+    w = w - w.mean(0)
+    cosine = w @ w.T / np.outer(np.linalg.norm(w, axis=1), np.linalg.norm(w, axis=1))
+    forget, retain = (Lookup(*images_of(batches)) for batches in (split.forget, split.retain))
+    for event, (x_r, x_f) in two_inputs(trew, model, split, beta=beta, T=0.5, epochs=1):
+        s = torch.tensor(cosine)[forget.of(x_f)][:, rest].div(0.5).softmax(1)
+        log_q = (teacher(x_f).double()[:, rest] + beta * s).log_softmax(1)
+        log_p = model(x_f).double().log_softmax(1)[:, rest]
+        expected = (log_q.exp() * (log_q - log_p)).sum(1).mean() + cross_entropy(model(x_r), retain.of(x_r))
+        assert event == pytest.approx(expected.item(), rel=1e-3)
+
+
+def two_inputs(method, model, split, **settings):
+    """Each loss of a method and the retained and the forgotten images that the model had; no step is taken.
+
+    The model has the forgotten images first.
+    """
+    inputs, events = [], method(model, split, **settings)
+    next(events)  # copies of the model exist by now, and do not get the hook
+    model.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach()))
+    for event in events:
+        if torch.is_tensor(event):
+            x_f, x_r = inputs
+            model._forward_pre_hooks.clear()
+            yield event.item(), (x_r, x_f)
+            inputs.clear()
+            model.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach()))
+
+
+def test_similar_classes_have_similar_rows_and_forgotten_ones_none():
+    """Adding a vector to all rows changes no prediction, and no similarity."""
+    weight = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.1, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    s = similarities(weight, [0], 0.1)
+    assert s.argmax(1)[0] == 1 and (s[:, 0] == 0).all() and torch.allclose(s.sum(1), torch.ones(4))
+    assert torch.allclose(similarities(weight + torch.tensor([5.0, -3.0, 2.0]), [0], 0.1), s, atol=1e-4)
 
 
 def test_regun_refers_to_held_out_images_of_the_batchs_classes(trained, random_split):

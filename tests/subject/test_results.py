@@ -14,8 +14,9 @@ from helpers.experiment import Experiment
 from helpers.metrics import accuracy
 from helpers.presets import PRESETS
 from helpers.results import effective_settings, gap_points, run_rows, table, tidy, verdict_lines
+from helpers.results.published import PUBLISHED
 from helpers.results.rows import COLUMNS, OTHER_DATA, RUN_COLUMNS
-from helpers.results.tables import run_lines
+from helpers.results.tables import beside_published, distances_to_published, published_lines, run_lines
 
 pytestmark = pytest.mark.usefixtures("runs_folder")
 
@@ -247,6 +248,36 @@ def test_what_diverged_at_one_seed_has_no_mean():
     results = pd.concat([results, away])
     assert table(results, "random").loc["A"].tolist()[:2] == ["diverged", ""]
     assert set(gap_points(results).method) == {"Original", "B"}
+
+
+def accuracies_of(shift):
+    """A tidy table with document A's printed accuracies of M1 and H1, each plus `shift[method]`."""
+    rows = []
+    for method, by in shift.items():
+        rows += rows_of(method, 0, {n: v + by for n, v in PUBLISHED["random"][method].items()}, "accuracy")
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def test_a_documents_numbers_stand_beside_fresh_and_chained_ones():
+    """Distances by hand: M1 is 1 point off fresh and 2 in a chain, H1 30 and 6; a model without a chain is left out."""
+    fresh, chain = (
+        accuracies_of({"M1 Retain FT": -1, "H1 Linear": 30, "M3 Reversal": 5}),
+        accuracies_of({"M1 Retain FT": 2, "H1 Linear": -6}),
+    )
+    table = beside_published({"fresh": fresh, "chain": chain}, "random")
+    assert list(table.columns[:3]) == [("retain", "fresh"), ("retain", "chain"), ("retain", "published")]
+    assert table.loc["H1 Linear", "forget"].tolist() == pytest.approx([67.22, 31.22, 37.22])
+    assert np.isnan(table.loc["M3 Reversal", ("forget", "chain")]) and list(table.index) == list(PUBLISHED["random"])
+    apart = distances_to_published(table)
+    assert list(apart.index) == ["M1 Retain FT", "H1 Linear"]
+    assert apart.fresh.tolist() == pytest.approx([1, 30]) and apart.chain.tolist() == pytest.approx([2, 6])
+    lines = published_lines(table)
+    assert "15.5 points from the printed accuracies of 2 models; farthest is H1 Linear with 30.0" in lines[0]
+    assert lines[2].endswith("1 of 2 are nearer to the printed row: H1 Linear.")
+    assert len(published_lines(beside_published({"fresh": fresh}, "random"))) == 1
+    assert published_lines(beside_published({"fresh": accuracies_of({})}, "random")) == [
+        "- No model here has a printed number."
+    ]
 
 
 def test_the_verdict_is_computed():
