@@ -188,7 +188,7 @@ def with_found(e, share):
     return e.derive(split=own, split_settings={**e.split_settings, "forget": key(found.tolist())}, original=e.original)
 
 
-def ssd_search(model, split, *, lam=0.1, alpha=100.0, factor=1.3, stop=0.1):
+def ssd_search(model, split, *, lam=0.1, alpha=100.0, factor=2.0, stop=0.1):
     """SSD with the search of Potion (Schoepf et al., 2024): dampen more and more weights until the found part is lost.
 
     theta <- min(lam I_D / I_f, 1) theta_0 wherever I_f > alpha I_D, with alpha divided by `factor` until the accuracy

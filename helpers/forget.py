@@ -68,7 +68,7 @@ def check_folder(folder, inputs=()):
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"'{folder.name}' is a file: name a folder for the report")
     kept = [Path(file).name for file in inputs if file and Path(file).absolute().parent == folder.absolute()]
-    kept += [file.name for file in folder.glob("*") if file.name not in FILES and not is_written_here(file)]
+    kept += [file.name for file in sorted(folder.glob("*")) if file.name not in FILES and not is_written_here(file)]
     if kept:
         raise ValueError(f"the folder '{folder.name}' holds '{kept[0]}', which a report must not replace: name another")
     place = next(place for place in (folder, *folder.absolute().parents) if place.exists())

@@ -12,6 +12,7 @@ from functools import cache
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import FunctionType
 
 import torch
 from torch import nn
@@ -130,7 +131,7 @@ def _listed(module):
         if not isinstance(listed, list | tuple):
             raise ValueError(f"METHODS is a {type(listed).__name__}, not a list")
         return listed
-    values = list(dict.fromkeys(value for value in vars(module).values() if isinstance(value, Method | type(_record))))
+    values = list(dict.fromkeys(value for value in vars(module).values() if isinstance(value, Method | FunctionType)))
     records = [value for value in values if isinstance(value, Method) and not _is_built_in(value)]
     return records or [value for value in values if inspect.isfunction(value) and _is_method(value, module)]
 

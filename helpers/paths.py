@@ -69,4 +69,4 @@ def run_name(parameters, data_name):
         if name not in ("data", "preset", "seed") and value != PARAMETERS[name].default:
             shown_value = value if isinstance(value, list | tuple) else [value]
             words += [name, *(Path(str(part)).name for part in shown_value)]
-    return re.sub(r"[^\w.-]", "-", "-".join(map(str, words)))
+    return re.sub(r"[^\w.-]|\.$", "-", "-".join(map(str, words)))  # Windows refuses a final dot

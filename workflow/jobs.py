@@ -44,11 +44,11 @@ NEEDS = {
     "09": Needs(runs_methods=True),
     "11": Needs(runs_methods=True),
     "12": Needs(),
+    "13": Needs(shadows=True),
     "14": Needs(),
     "15": Needs(),
-    "13": Needs(shadows=True),
-    "10": Needs(after_methods=True, all_seeds=True),
     "16": Needs(models=False),
+    "10": Needs(after_methods=True, all_seeds=True),
     "17": Needs(after_methods=True),
 }
 DEFAULT = Needs()

@@ -45,6 +45,7 @@ def test_replaced_files_are_utf8_and_readable_by_all(tmp_path):
         ({"scenarios": ["class"]}, "clean-digits-quick-scenarios-class"),
         ({"start": "chain", "forget_fraction": 0.2}, "clean-digits-quick-forget_fraction-0.2-start-chain"),
         ({"forget_class": ["a b", "c/d"]}, "clean-digits-quick-forget_class-a-b-d"),
+        ({"forget_class": ["a:b."]}, "clean-digits-quick-forget_class-a-b-"),
         ({"forget_list": "some/where/list.txt"}, "clean-digits-quick-forget_list-list.txt"),
     ],
 )

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = "curses fcntl grp nis pty pwd readline resource spwd syslog termios tty"
 PACKAGES = "latex2mathml nbstripout papermill playwright pulp pytest ruff snakemake xdist"  # extras engine and tests
 OF_OS = "fork forkpty getegid geteuid getgid getloadavg getpgid getuid killpg mkfifo nice openpty sched_getaffinity"
-OF_OS += " sched_setaffinity setsid statvfs sysconf wait3 wait4"
+OF_OS += " sched_setaffinity setsid statvfs wait3 wait4"
 OF_SIGNAL = "SIGALRM SIGCHLD SIGCONT SIGHUP SIGKILL SIGPIPE SIGQUIT SIGSTOP SIGTSTP SIGUSR1 SIGUSR2 alarm setitimer"
 METHODS = ("M5 Per batch", "SSD")  # one trains, one edits weights
 

@@ -74,8 +74,7 @@ CLAIMS = [
     (
         "11",
         "UNSIR, DELETE and TREW are defined for a class.",
-        "{'UNSIR', 'DELETE', 'TREW'} <= methods('class')"
-        " and not {'UNSIR', 'DELETE', 'TREW'} & methods('random')",
+        "{'UNSIR', 'DELETE', 'TREW'} <= methods('class') and not {'UNSIR', 'DELETE', 'TREW'} & methods('random')",
     ),
     (
         "11",
@@ -103,6 +102,11 @@ CLAIMS = [
         "all(attack(s, 'Gold', 'ZRF') != attack(s, 'Gold 2', 'ZRF') for s in BOTH)",
     ),
     (
+        "12",
+        "Gold's value is above that, since it has learnt features from other classes.",
+        "all(attack('class', name, 'class attack') > 0.6 for name in golds('class'))",
+    ),
+    (
         "13",
         "In the class scenario MIA nearly repeats UA, since a model that never predicts the class",
         "all(abs(audited('class', name, 'MIA') - audited('class', name, 'UA')) < 5"
@@ -112,6 +116,23 @@ CLAIMS = [
         "13",
         "That row has neither U-LiRA nor forgetting quality with fewer than three Golds, nor in the class scenario.",
         "all(has_audit(s, 'Gold', 'U-LiRA AUC') == (s == 'random' and len(golds(s)) >= 3) for s in BOTH)",
+    ),
+    (
+        "15",
+        "The model confuses the two classes, also on test images.",
+        "left('swapped labels', 0, 'Original', 'accuracy, swapped classes')"
+        " < left('swapped labels', 0, 'Clean Gold', 'accuracy, swapped classes') - 5",
+    ),
+    (
+        "15",
+        "The model then predicts the target for any image with the square.",
+        "left('backdoor', 0, 'Original', 'attack success') > 80",
+    ),
+    (
+        "15",
+        "On images without it, it is as good as any other model, so that no accuracy reports the backdoor.",
+        "abs(left('backdoor', 0, 'Original', 'accuracy, clean images')"
+        " - left('backdoor', 0, 'Clean Gold', 'accuracy, clean images')) < 8",
     ),
 ]
 

@@ -19,15 +19,16 @@ class Run:
     """One seed's tables, and the functions that expressions in `claims` use.
 
     Args:
-        folder: has published.csv, attacks.csv and audit.csv of this seed.
+        folder: has published.csv, attacks.csv, audit.csv and corrupted.csv of this seed.
         shared: has results.csv and runs.csv of all seeds.
     """
 
     functions = ("value", "per_epoch", "settings", "methods", "golds", "attack")
-    functions += ("audited", "audited_models", "has_audit", "floor")
+    functions += ("audited", "audited_models", "has_audit", "floor", "left")
 
     def __init__(self, folder, shared, seed):
         files = {"results": shared, "runs": shared, "published": folder, "attacks": folder, "audit": folder}
+        files["corrupted"] = folder
         paths = {name: place / f"{name}.csv" for name, place in files.items()}
         tables = {name: pd.read_csv(path, keep_default_na=False) for name, path in paths.items() if path.exists()}
         self.tables = {name: table[table.seed == seed] for name, table in tables.items()}
@@ -70,7 +71,13 @@ class Run:
         rows = rows[(rows.scenario == scenario) & (rows.kind == "method") & rows.run.isin(self.tables["results"].run)]
         return {found[name] for found in map(json.loads, rows.settings) if name in found}
 
-    # --- attacks.csv, audit.csv ---
+    # --- corrupted.csv, attacks.csv, audit.csv ---
+
+    def left(self, corruption, found, model, metric):
+        """A value of corrupted.csv."""
+        rows = self.tables["corrupted"]
+        rows = rows[(rows.corruption == corruption) & (rows.found == found) & (rows.method == model)]
+        return rows[rows.metric == metric].value.item()
 
     def attack(self, scenario, model, column):
         """A value of attacks.csv."""

@@ -7,6 +7,7 @@ import torch
 from brought import METHODS, NETWORK
 
 from helpers import own
+from helpers.audit.shadows import unlearn_shadow
 from helpers.experiment import Experiment
 from helpers.methods import METHODS as REGISTRY
 from helpers.methods import source_of
@@ -68,6 +69,14 @@ def test_a_file_can_be_registered_again_and_an_edit_replaces_it(data, file):
 def test_an_own_method_is_tuned(data, file):
     trials = tune(experiment(data, file, forget_fraction=0.25), "Soften", 2)
     assert len(trials) == 2 and trials.score.notna().all() and '"s"' in trials.settings[0]
+
+
+def test_an_own_method_runs_on_shadow_models(data, file):
+    e = experiment(data, file, forget_fraction=0.25)
+    e.preset["audit"] = {"shadows": 2, "methods": e.own_methods}  # M2 needs a network with stages
+    shadow, *runs = unlearn_shadow(e, 1)
+    assert shadow.kind == "shadow" and [run.name for run in runs] == ["Soften", "soften"]
+    assert {run.made_with["start"] for run in runs} == {shadow.id}
 
 
 def test_a_method_for_one_scenario_runs_only_there(data, file):
