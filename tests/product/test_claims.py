@@ -82,7 +82,7 @@ class Run:
     def attack(self, scenario, model, column):
         """A value of attacks.csv."""
         rows = self.tables["attacks"]
-        return rows[(rows.scenario == scenario) & (rows.model == model)][column].item()
+        return float(rows[(rows.scenario == scenario) & (rows.model == model)][column].item())
 
     def audits(self, scenario, metric, kinds=None, names=None):
         """The rows of audit.csv of these kinds or names."""
