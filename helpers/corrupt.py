@@ -169,7 +169,6 @@ def on_corrupted(clean, data, index, patch=4):
         folder=paths.RUNS / "models" / f"{data.name}-{data.identity}" / "random",
         preset={**preset, "methods": {}, "published": listed, "keep_weights": "used"},  # stores no method's weights
         weights_file=None,  # Original is trained on the corrupted data, whatever the clean one was
-        weights=None,
     )
 
 

@@ -63,6 +63,7 @@ BETTER = {  # what must not return, in any case of letters: what to write instea
     r"persons": "people",
     r"who is (nearest|in the floor|not different)": "which method is",
     r"nor has it": "and it has no",
+    r"whoever": "those who, or name the thing instead",
 }
 
 
