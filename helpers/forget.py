@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from . import methods, paths, plots
+from . import methods, paths, plots, store
 from .audit.one_model import attack
 from .fingerprint import file_digest, key
 from .metrics import predict
@@ -226,9 +225,8 @@ def save_weights(e, run, path):
         "mean": batches.mean,
         "std": batches.std,
     }
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in run.model.state_dict().items()}
-    save_file(tensors, path, metadata={MARK: json.dumps(record)})
-    path.chmod(0o644)
+    tensors = {name: tensor.cpu() for name, tensor in run.model.state_dict().items()}
+    store.write_tensors(path, tensors, {MARK: json.dumps(record)})
 
 
 def write(outcome, folder, *, listed=None, command="", audit=False):

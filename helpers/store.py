@@ -76,7 +76,16 @@ def save(path, settings, outputs, weights=None, **record):
     record = {"settings": settings, "weights": checksum("", weights) if weights else None, **record}
     text = json.dumps(record)
     metadata = {"record": text, "sha256": checksum(text, outputs)}
-    tensors = {name: tensor.contiguous() for name, tensor in {**outputs, **weights}.items()}
+    write_tensors(path, {**outputs, **weights}, metadata)
+
+
+def write_tensors(path, tensors, metadata):
+    """Write a safetensors file, completely or not at all.
+
+    Raises:
+        OSError: it could not be written; the old file is as it was.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
 
     def write(file):
         try:

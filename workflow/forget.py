@@ -58,10 +58,13 @@ def forget(options, parameters, command):
     names = chosen_methods(e, [*named, *e.own_methods])
     folder = Path(options.out or default_folder(e, names))
     check_folder(folder, [parameters["forget_list"], e.weights_file])
-    outcome = carry_out(e, names)
-    write(outcome, folder, listed=parameters["forget_list"], command=command, audit=options.audit)
+    try:
+        outcome = carry_out(e, names)
+        write(outcome, folder, listed=parameters["forget_list"], command=command, audit=options.audit)
+    finally:
+        print(flush=True)  # ends the changing line of progress
     best = outcome.recommended
-    print(f"\nRecommended: {best.name if best else 'no method, see the report'}")
+    print(f"Recommended: {best.name if best else 'no method, see the report'}")
     print(f"Report: {shown(folder / 'report.html')}")
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from brought import METHODS, NETWORK, write_photos
 from forget import main
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from helpers import own, paths
@@ -254,16 +254,26 @@ def test_weights_that_do_not_fit_are_refused(changes, message, run, place, capsy
     assert message in error and error.count("\n") == 1 and not (place / "refused").exists()
 
 
-def test_a_failure_while_writing_leaves_the_former_report(run, listed, place, monkeypatch):
+FULL = {
+    "helpers.results.request.as_html": OSError(28, "No space left"),
+    "helpers.store.save_file": SafetensorError("No space left"),
+}
+
+
+@pytest.mark.parametrize("writer", FULL)
+def test_a_failure_while_writing_leaves_the_former_report(writer, run, listed, place, capsys, monkeypatch):
     words = ("--forget-list", listed, "--methods", "Random labels", "--no-gold", "--out", "kept")
     assert run(*words) == 0
     before = {file.name: file.read_bytes() for file in (place / "kept").iterdir()}
 
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
+    def full(*arguments, **named):
+        raise FULL[writer]
 
-    monkeypatch.setattr("helpers.results.request.as_html", full)
+    monkeypatch.setattr(writer, full)
+    capsys.readouterr()
     assert run(*words) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "No space left" in line
     assert {file.name: file.read_bytes() for file in (place / "kept").iterdir()} == before
     assert not [path for path in place.iterdir() if path.name.startswith(".kept")]
 
