@@ -167,7 +167,7 @@ def on_corrupted(clean, data, index, patch=4):
         scenario=replace(split.scenario, sets=tuple(split.sets)),
         split_settings={"scenario": "random", "seed": SPLIT_SEED, **described},
         folder=paths.RUNS / "models" / f"{data.name}-{data.identity}" / "random",
-        preset={**preset, "methods": {}, "published": listed, "keep_weights": "used"},  # stores no method's weights
+        preset={**preset, "methods": {}, "published": listed, "keep_weights": "none"},  # its logits suffice
         weights_file=None,  # Original is trained on the corrupted data, whatever the clean one was
     )
 

@@ -498,9 +498,10 @@ class Experiment:
         return outputs, weights, {"name": name, "kind": kind, "environment": environment(self), **record}
 
     def keeps_weights(self, name, kind):
-        """Whether a model's weights are stored: all, or those that notebooks use (`presets`: keep_weights)."""
-        if self.preset.get("keep_weights", "all") == "all":
-            return True
+        """Whether a model's weights are stored: all, those that notebooks use, or none (`presets`: keep_weights)."""
+        kept = self.preset.get("keep_weights", "all")
+        if kept != "used":
+            return kept == "all"
         if self.role:
             return kind == "shadow" and self.split_settings.get("shadow") == 0
         return kind in ("original", "gold") or name in (*self.methods, *self.preset["audit"]["methods"])

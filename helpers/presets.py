@@ -8,7 +8,7 @@ how many images of each set it is tracked after each epoch; `tuning`, how many s
 many epochs at most (a method with more below: as many); `methods`, which of the documents' methods run, and their
 settings where they differ from the documents'; `published`, the same for the methods published since, in the scenarios
 they are made for; `written_for`, the data for which these settings were chosen; `images`, where only so many are used;
-`keep_weights`, if only the weights that notebooks use again are stored. Imports no torch.
+`keep_weights`, "used" if only the weights that notebooks use again are stored, "none" if none are. Imports no torch.
 """
 
 AS_DOCUMENT_B = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}  # normalisation of networks pretrained on ImageNet

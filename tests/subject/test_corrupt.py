@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from helpers import corrupt, paths, plots
+from helpers import corrupt, paths, plots, store
 from helpers.corrupt import (
     CLEAN_GOLD,
     COLUMNS,
@@ -154,6 +154,13 @@ def test_what_is_found_is_forgotten_and_the_rest_is_retained(poisoned):
     assert set(index.tolist()) - set(forget.tolist()) <= set(retain.tolist()), "what is not found is learnt again"
     assert torch.equal(half.split.sets[CORRUPTED].index, index) and half.original().id == poisoned.original().id
     assert half.gold().id != with_found(poisoned, 1.0).gold().id
+
+
+def test_outputs_are_stored_and_weights_are_not(poisoned):
+    """Of Original and Gold on the corrupted data: notebook 15 uses their predictions alone."""
+    _ = poisoned.original(), with_found(poisoned, 0.5).gold()
+    files = list(poisoned.folder.glob("*.safetensors"))
+    assert len(files) >= 2 and not any(map(store.has_weights, files))
 
 
 def test_the_sets_that_are_measured(poisoned, clean):
