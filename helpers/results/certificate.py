@@ -116,8 +116,11 @@ def checks(e, run):
 
 
 def row(title, before, now, gold, second):
-    """One line of the table; a difference of at most the floor is within it. NaN: it could not be measured."""
+    """One line of the table; a difference of at most the floor is within it, but for rounding of the last bits.
+
+    NaN: it could not be measured.
+    """
     difference, floor = abs(now - gold), abs(second - gold)
     values = ["not measurable" if isnan(value) else f"{value:.3f}" for value in (before, now, gold, difference, floor)]
-    within = "not measurable" if isnan(difference + floor) else "yes" if difference <= floor else "no"
+    within = "not measurable" if isnan(difference + floor) else "yes" if difference <= floor + 1e-9 else "no"
     return f"| {title} | {' | '.join(values)} | {within} |"

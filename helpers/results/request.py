@@ -109,11 +109,12 @@ def requested_lines(e, listed):
 def done_lines(e):
     """Which models were trained or loaded, on what."""
     batches, original, epochs = e.split.retain, e.original(), e.preset["training"]["epochs"]
+    epochs = f"{epochs} epoch{'s' * (epochs != 1)}"
     made = original.environment
     if e.loads_original:
         origin = f"loaded from `{e.weights_file.name}`"
     else:
-        origin = "the starting kit's checkpoint" if e.downloads_original else f"trained on all images, {epochs} epochs"
+        origin = "the starting kit's checkpoint" if e.downloads_original else f"trained on all images, {epochs}"
     lines = [
         f"- **Network**: {e.network}, {len(e.data.classes)} classes, input of {batches.image_size} pixels, normalised "
         f"by mean {batches.mean} and standard deviation {batches.std}",
@@ -122,7 +123,7 @@ def done_lines(e):
     if e.preset["golds"]:
         cost, elsewhere = e.gold().cost, "Original was trained elsewhere; a difference in training adds to the gaps"
         lines.append(
-            f"- **Gold and Gold 2**: retrained without the forgotten images, {epochs} epochs each, {cost['images']:,} "
+            f"- **Gold and Gold 2**: retrained without the forgotten images, {epochs} each, {cost['images']:,} "
             f"images processed, {cost['seconds']:.0f} s" + f". {elsewhere}" * e.loads_original
         )
     threads = f"{made['threads']} thread{'s' * (made['threads'] != 1)}"

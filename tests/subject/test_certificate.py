@@ -50,6 +50,12 @@ def test_a_difference_of_at_most_the_floor_is_within_it(difference, floor, withi
     assert line.endswith(f"| {difference:.3f} | {floor:.3f} | {within} |")
 
 
+def test_rounding_decides_nothing():
+    """As decimals, difference and floor are both 0.025; as floating-point numbers they are not equal."""
+    assert abs(0.375 - 0.4) > abs(0.425 - 0.4)
+    assert row("attack", 0.425, 0.375, 0.4, 0.425).endswith("| yes |")
+
+
 def test_what_could_not_be_measured_is_named_so():
     unmeasured = " not measurable |" * 5
     assert row("attack", *[float("nan")] * 4) == f"| attack |{unmeasured} not measurable |"
