@@ -233,8 +233,12 @@ def _classes(folder):
 
 
 def _images(folder):
-    files = [file for file in folder.iterdir() if file.suffix.lower() in EXTENSIONS]
-    files.sort(key=lambda file: file.name)  # paths compare differently on Windows
+    """The images of a class, also those in folders within it (sub-classes), unless such a folder is hidden."""
+    files = []
+    for place, inner, names in os.walk(folder):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        files += [Path(place) / name for name in names if Path(name).suffix.lower() in EXTENSIONS]
+    files.sort(key=lambda file: file.relative_to(folder).as_posix())  # paths compare differently on Windows
     if len(files) < 5:
         raise ValueError(
             f"class folder '{folder.parent.name}/{folder.name}' has {len(files)} images; it needs at least 5 "
@@ -284,9 +288,9 @@ def read_forget_list(path, data):
 def named_images(path, data):
     """The indices of the training images that a text file names, in its order and with repetitions.
 
-    A line is an index into the training images or, for a folder of images, a file's path in it, also with backslashes
-    or in double quotes. Several in a line are separated by commas, semicolons or tabs. Blank lines and lines that begin
-    with # are skipped.
+    A line is an index into the training images or, for a folder of images, the path in it of a file or, ending in a
+    slash, of a folder, which stands for all its images (a sub-class). Backslashes and double quotes are accepted.
+    Several in a line are separated by commas, semicolons or tabs. Blank lines and lines that begin with # are skipped.
 
     Raises:
         ValueError: in one line, a file that is missing or no text; a line that names no training image, with its
@@ -297,22 +301,27 @@ def named_images(path, data):
 
     def find(word):
         word = word.strip().strip('"')
-        index = int(word) if word.isascii() and word.isdigit() and str(int(word)) == word else len(data.train_y)
-        found = place.get(word, place.get(word.replace("\\", "/").removeprefix("./"), index))
-        return found if found < len(data.train_y) else None
+        if word in place:
+            return [place[word]]
+        if word.isascii() and word.isdigit() and str(int(word)) == word:
+            return [int(word)] if int(word) < len(data.train_y) else []
+        word = word.replace("\\", "/").removeprefix("./")
+        if word.endswith("/"):
+            return [i for name, i in place.items() if name.startswith(word)]
+        return [place[word]] if word in place else []
 
     chosen = []
     for number, line in enumerate(_lines(path), 1):
         line = line.strip()
         if not line or (line.startswith("#") and line not in place):
             continue
-        words = [line] if find(line) is not None else [word for word in re.split(r"[,;\t]", line) if word.strip()]
+        words = [line] if find(line) else [word for word in re.split(r"[,;\t]", line) if word.strip()]
         if re.fullmatch(r"\d{1,3}(,\d{3})+", line):  # 12,345 may be one number
             raise ValueError(f"{path.name}, line {number}: '{line}' is ambiguous: write one index per line")
         for word in words:
-            if find(word) is None:
+            if not (found := find(word)):
                 raise ValueError(f"{path.name}, line {number}: {_not_found(word.strip(), data)}")
-            chosen.append(find(word))
+            chosen += found
     if not chosen:
         raise ValueError(f"{path.name} names no image")
     return chosen

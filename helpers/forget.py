@@ -17,6 +17,7 @@ from .audit.one_model import attack
 from .fingerprint import file_digest, key
 from .metrics import predict
 from .results import gap_points, losses_of, request, tidy
+from .results.certificate import memorised
 from .results.flags import COLLAPSED, accuracies, method_flags
 from .tuning import score, tuned
 
@@ -27,7 +28,7 @@ DEFAULTS = {
     "class": ("DELETE", "M2 Selective FT", "Margin matching"),
 }
 GAP, SCORE = "gap to Gold", "score without Gold"  # by what methods are ranked, in points; 0 is best
-FILES = ("report.md", "report.html", request.FIGURE)
+FILES = ("report.md", "report.html", request.FIGURE, request.MEMORISATION)
 MARK = "unlearned"  # in the metadata of weights: how to use them
 
 
@@ -254,6 +255,9 @@ def write(outcome, folder, *, listed=None, command="", audit=False):
             plots.use_style(e.data.classes)
             figure = plots.loss_histograms(losses_of(e, [best]), unseen=e.scenario.unseen)
             figure.savefig(staging / request.FIGURE, metadata={"Software": None})
+        table = memorised(e)
+        if table is not None:
+            table.to_csv(staging / request.MEMORISATION, float_format="%.4g", lineterminator="\n")
         attacked = attacks_on(e, best) if audit and best else None
         text = request.report(outcome, weights, best=best, listed=listed, command=command, attacked=attacked)
         (staging / "report.md").write_text(text, encoding="utf-8", newline="\n")

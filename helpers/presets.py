@@ -87,7 +87,7 @@ QUICK = {
     "class": {
         "golds": 2,
         "keep_weights": "used",
-        "audit": {"shadows": 6, "methods": ["2-Stage", "DELETE", "Margin matching"]},
+        "audit": {"shadows": 0, "methods": ["2-Stage", "DELETE", "Margin matching"]},
         "model": {**SMALL_VIT, "depth": 4},
         "batches": {"image_size": 32, **AS_DOCUMENT_B},
         "training": {**VIT, "epochs": 12, "plain_epochs": 12},

@@ -32,6 +32,8 @@ WORDS = (
 )
 COMMANDS = ["forget", "status", "report", "clean", "test", "bench"]
 THREADS_ON_CLUSTER = 4
+JOBS_WORTH_A_SERVER = 4  # fewer jobs import the libraries themselves in less time
+THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def main():
@@ -286,12 +288,16 @@ def snakemake(jobs, progress, slots, threads, cluster, lock):
     replace_text(file, as_config(jobs, threads=threads, file=str(file)))
     command = command_for(file, jobs, cluster or "local")
     command += ["--jobs", str(slots)] if cluster else ["--cores", str(slots * threads)]
+    environment = {**os.environ, "UNLEARNING_DRIVER": "0" if cluster else str(os.getpid())}
+    if sys.platform == "linux" and not cluster and progress.total >= JOBS_WORTH_A_SERVER:
+        command = [sys.executable, "workflow/warm.py", "--serve", *command]
+        environment |= dict.fromkeys(THREAD_COUNTS, str(threads))  # read when the libraries are imported
     progress.start()
     with open(progress.folder / "snakemake.log", "w") as log:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, "UNLEARNING_DRIVER": "0" if cluster else str(os.getpid())},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stderr=log,
             start_new_session=True,

@@ -15,6 +15,7 @@ import torch
 from ..data import SPLIT_SEED
 from ..experiment import MissingRun
 from ..tuning import tuned
+from . import attacks
 
 SEED, SEEDS_APART = 10_000, 1000  # of the first shadow of seed 0; between the first shadows of two seeds
 
@@ -91,6 +92,25 @@ def is_member(experiment, number):
     order = np.random.default_rng([SPLIT_SEED, SEEDS_APART * experiment.seed + number // 2]).permutation(count)
     mine = order[: count // 2] if number % 2 == 0 else order[count // 2 :]
     return np.isin(np.arange(count), mine)
+
+
+def memorisation(experiment):
+    """How much each forgotten image is memorised: `attacks.memorisation` by the preset's shadow models.
+
+    Returns:
+        nats, float64 `(forgotten images,)`; None unless the preset has shadow models and all are under `runs/`.
+    """
+    numbers = range(experiment.preset["audit"]["shadows"])
+    try:
+        runs = [shadow(experiment, number).read_only().original() for number in numbers]
+    except MissingRun:
+        return None
+    if not runs:
+        return None
+    split, y = experiment.split, target_labels(experiment.split)
+    margins = [attacks.margin(target_logits(run.logits, split.scenario), y).numpy() for run in runs]
+    members = [is_member(experiment, number) for number in numbers]
+    return attacks.memorisation(margins, members)[: len(split.forget.index)]
 
 
 def unlearn_shadow(experiment, number):

@@ -3,12 +3,15 @@
 import hashlib
 from math import isnan
 
+import pandas as pd
 import torch
 
+from ..audit.shadows import memorisation
 from ..metrics import js_distance
 from .duplicates import NEAR, near_duplicates
 from .rows import tidy
 
+SHOWN = 10  # of the most memorised images
 NOT_GUARANTEED = (
     "That no trace is left: no check of a model can show that. Only training again without the images is exact.",
     "That a stronger attack, or one with access to the model before, finds nothing.",
@@ -70,7 +73,35 @@ def forgotten_lines(e, near):
         f"- **Retained copies**: {identical:,} of the forgotten images have a retained image with the same pixels. "
         f"{alike:,} more have one that differs by at most {NEAR:g} of 255 grey levels on thumbnails of 8x8 pixels. "
         "What such images teach remains.",
+        *memorised_lines(e),
     ]
+
+
+def memorised_lines(e):
+    """Markdown: how much the forgotten images are memorised, if the preset's shadow models exist; else no line."""
+    table = memorised(e)
+    if table is None:
+        return []
+    most = ", ".join(f"{image} ({nats:.1f})" for image, nats in table.memorisation.head(SHOWN).items())
+    return [
+        f"- **Memorisation** by {e.preset['audit']['shadows']} shadow models, the log-odds of an image's label in "
+        "models trained on it minus those in models that never saw it: "
+        f"median {table.memorisation.median():.1f} nats. The largest values, where most is to be removed: {most}"
+    ]
+
+
+def memorised(e):
+    """One row per forgotten image with its memorisation in nats, the most memorised first; see `shadows.memorisation`.
+
+    Returns:
+        Table indexed by path, or by index into the training images; None without shadow models.
+    """
+    nats = memorisation(e)
+    if nats is None:
+        return None
+    index = e.split.forget.index.cpu().tolist()
+    images = pd.Index([e.data.files[i] for i in index] if e.data.files else index, name="image")
+    return pd.DataFrame({"memorisation": nats}, images).sort_values("memorisation", ascending=False, kind="stable")
 
 
 def class_counts(e):

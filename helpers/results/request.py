@@ -9,12 +9,12 @@ import pandas as pd
 
 from ..datasets import named_images
 from ..fingerprint import file_digest
-from .certificate import NOT_GUARANTEED, check_lines, class_counts, forgotten_lines, in_words
+from .certificate import NOT_GUARANTEED, check_lines, class_counts, forgotten_lines, in_words, memorised
 from .duplicates import near_duplicates
 from .flags import scenario_flags
 from .rows import made_for_other_data
 
-FIGURE = "report.png"
+FIGURE, MEMORISATION = "report.png", "memorisation.csv"
 PAIRS = 10  # forgotten images with a retained copy that are listed
 WITHOUT_GOLD = (
     "That the model is like one retrained without the images: none was retrained.",
@@ -86,6 +86,8 @@ def requested_lines(e, listed):
             f"{len(named) - len(set(named)):,}; SHA-256 `{file_digest(listed)}`"
         )
     lines += forgotten_lines(e, near)
+    if memorised(e) is not None:
+        lines.append(f"- Each forgotten image's memorisation: `{MEMORISATION}`")
     if not e.split.forget_classes:
         complete = [name for name, (forgotten, total) in class_counts(e).items() if forgotten == total]
         lines += [

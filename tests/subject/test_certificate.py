@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from helpers.audit.shadows import memorisation, shadow
 from helpers.datasets import load_data
 from helpers.experiment import Experiment
 from helpers.presets import PRESETS
 from helpers.results import tidy
-from helpers.results.certificate import certificate, row
+from helpers.results.certificate import certificate, memorised, row
 
 
 @pytest.fixture
@@ -42,6 +43,17 @@ def test_numbers_are_those_of_the_table(made):
         assert within == ("yes" if expected[3] <= expected[4] else "no")
     share = 100 * run.cost["images"] / e.gold().cost["images"]
     assert f"{share:.1f} % of retraining's" in text and "## What is not guaranteed" in text
+
+
+def test_memorised_images_are_named_where_shadow_models_exist(made):
+    e, run = made
+    assert "Memorisation" not in certificate(e, run)
+    for number in range(e.preset["audit"]["shadows"]):
+        shadow(e, number).original()
+    nats, table = memorisation(e), memorised(e)
+    most = int(e.split.forget.index[nats.argmax()])
+    assert table.index[0] == most and table.memorisation.iloc[0] == nats.max() and len(table) == len(nats)
+    assert f"most is to be removed: {most} ({nats.max():.1f}), " in certificate(e, run)
 
 
 @pytest.mark.parametrize(("difference", "floor", "within"), [(5, 3, "no"), (3, 3, "yes"), (0, 0, "yes")])

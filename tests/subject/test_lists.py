@@ -77,6 +77,25 @@ def test_other_separators_are_accepted_and_repetitions_kept(data, tmp_path):
     assert read_forget_list(file, data).tolist() == [0, 2, 5, 7, 9]
 
 
+def test_a_folder_in_a_list_is_all_its_training_images(photos, tmp_path, monkeypatch):
+    """A sub-class in a folder of its own, with either slash; its test images are no part of it."""
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    shutil.copytree(photos, tmp_path / "photos")
+    label = sorted(path.name for path in photos.iterdir())[0]
+    for file in sorted((tmp_path / "photos" / label).iterdir())[:20]:
+        (tmp_path / "photos" / label / "wild").mkdir(exist_ok=True)
+        file.rename(tmp_path / "photos" / label / "wild" / file.name)
+    data = load_data(str(tmp_path / "photos"))
+    inside = [i for i, name in enumerate(data.files) if name.startswith(f"{label}/wild/")]
+    assert 0 < len(inside) < 20 and len(data.files) == 96 and len(data.test_files) == 24
+    for line in (f"{label}/wild/", f".\\{label}\\wild\\"):
+        (tmp_path / "forget.txt").write_text(line)
+        assert read_forget_list(tmp_path / "forget.txt", data).tolist() == inside
+    (tmp_path / "forget.txt").write_text(f"{label}/wil/")
+    with pytest.raises(ValueError, match=f"line 1: '{label}/wil/' is no training image"):
+        read_forget_list(tmp_path / "forget.txt", data)
+
+
 def test_a_name_with_a_comma_is_one_image(data, tmp_path):
     data = replace(data, files=("3, 4", *data.files[1:]))
     (tmp_path / "forget.txt").write_text("3, 4\n")

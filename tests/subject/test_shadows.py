@@ -8,6 +8,7 @@ from toys import equal
 from helpers.audit import shadows
 from helpers.audit.shadows import (
     is_member,
+    memorisation,
     missing_models,
     shadow,
     target_images,
@@ -139,3 +140,18 @@ def test_models_are_trained_one_by_one(experiment):
     last = shadow(reader, 3)
     assert last.original().made_with["split"]["shadow"] == 3
     assert last.unlearn("Gradient ascent").made_with["start"] == last.original().id
+
+
+def test_memorisation_needs_all_shadow_models_and_compares_members_with_the_others(experiment):
+    """By hand for one image: the log-odds of its label, mean over the two shadows of each side."""
+    originals = [shadow(experiment, number).original() for number in range(3)]
+    assert memorisation(experiment) is None
+    originals.append(shadow(experiment, 3).original())
+    found = memorisation(experiment)
+    assert found.shape == (len(experiment.split.forget.index),)
+    y, sides = target_labels(experiment.split)[2], {True: [], False: []}
+    for number, run in enumerate(originals):
+        p = target_logits(run.logits, experiment.scenario)[2].double().softmax(0)
+        sides[bool(is_member(experiment, number)[2])].append(float(p[y].log() - (1 - p[y]).log()))
+    assert found[2] == pytest.approx(np.mean(sides[True]) - np.mean(sides[False]), abs=1e-4)
+    assert memorisation(experiment.derive(preset={**experiment.preset, "audit": {"shadows": 0, "methods": []}})) is None
