@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers.paths import FIGURES, ROOT, replace_text
 from helpers.results import gap_points, summary
-from helpers.results.leaderboard import JSD, conclusions, leaderboard
+from helpers.results.leaderboard import COSTS, JSD, chosen_with_gold, conclusions, leaderboard
 from helpers.results.published import PUBLISHED
 from helpers.results.statistics import format_ci
 
@@ -28,29 +28,28 @@ COLUMNS = {
         "JSD to Gold": ("test forget", "JSD to Gold", 3),
     },
 }
-BOARD = ["average gap", "UA", "RA", "TA", "MIA", JSD, "RMIA AUC", "U-LiRA AUC", "% of retraining"]
-PAGES = {  # page: which of the board's columns it leaves out, and how many of its rows it shows
-    "README.md": (["RMIA AUC"], 6),
+BOARD = [*COSTS, "average gap", "UA", "RA", "TA", "MIA", JSD, "RMIA AUC", "U-LiRA AUC", "% of retraining"]
+PAGES = {  # page: which of the board's columns it leaves out, and how many of its rows it shows; None: all
+    "README.md": (["≤ 5 %", "RMIA AUC"], 6),
     "notebooks/results.md": ([], None),
 }
 
 
 def tables(results, audits, without=(), rows=None):
-    """`{marker: Markdown}`: each scenario's results and leaderboard, and the conclusions."""
-    columns = [name for name in BOARD if name not in without]
-    boards = {f"board {s}": board(audits, s, columns, rows) for s in dict.fromkeys(audits.scenario)}
+    """`{marker: Markdown}`: each scenario's results and leaderboard, the conclusions, and those without JSD."""
+    columns, scenarios = [name for name in BOARD if name not in without], dict.fromkeys(audits.scenario)
+    boards = {f"board {s}": board(leaderboard(audits, s, DATA)[columns].head(rows)) for s in scenarios}
+    measured = [name for name in columns if name not in COSTS]
+    with_gold = {f"chosen with Gold {s}": board(chosen_with_gold(audits, s, DATA)[measured]) for s in scenarios}
     ours = {f"table {s}": table(results, s) for s in dict.fromkeys(results.scenario)}
-    return ours | boards | {"conclusions": conclusions(audits, DATA)}
+    lines = conclusions(audits, DATA)
+    verdicts = "\n".join(line for line in lines.splitlines() if JSD not in line)
+    return ours | boards | with_gold | {"conclusions": lines, "verdicts": verdicts}
 
 
-def board(audits, scenario, columns, rows):
-    """One scenario's leaderboard as Markdown: Original, Gold and the best methods, `rows` in all."""
-    shown = (
-        leaderboard(audits, scenario, DATA)[columns].head(rows)
-        if rows
-        else leaderboard(audits, scenario, DATA)[columns]
-    )
-    return markdown([["", *columns], *([name, *row] for name, *row in shown.itertuples())])
+def board(shown):
+    """Rows of a leaderboard as Markdown."""
+    return markdown([["", *shown], *([name, *row] for name, *row in shown.itertuples())])
 
 
 def table(results, scenario):

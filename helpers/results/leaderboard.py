@@ -40,6 +40,10 @@ ATTACKS = {  # metrics of one model: the least unit of the heat map's colours
 }
 STRATA = ("low", "medium", "high")  # thirds of the forgotten images, by how much shadow models memorise them
 COST = "images, % of retraining"
+COSTS = {"≤ 5 %": 5.0, "≤ 10 %": 10.0}  # classes of cost in which methods are ranked, percent of retraining
+RETAINED = 2.0  # a method is ranked if its retained accuracy is at most so many points from Gold's
+UNRANKED = f"RA more than {RETAINED:g} points from Gold's:"  # the row above the methods that are not ranked
+KNOWN = {"average gap": 0.5, JSD: 0.005}  # half-width up to which a floor decides that a method is within it
 TUNED_ON_GOLD = {"cifar10": ("Margin matching",)}  # data: methods of which a part was chosen by the gap to Gold on them
 
 
@@ -93,31 +97,60 @@ def diverged(table, scenario):
     return list(dict.fromkeys(table[(table.scenario == scenario) & (table.metric == "diverged")].method))
 
 
-def label(method, data):
-    """A method's name, with a note if a part of it was chosen by the gap to Gold on these data."""
-    return f"{method} (tuned on Gold)" if method in TUNED_ON_GOLD.get(data, ()) else method
+def competitors(table, scenario, data=""):
+    """The methods that are ranked, the smallest average gap first.
+
+    Those whose retained accuracy is within `RETAINED` points of Gold's, unless Gold was used to choose a part of them.
+    """
+    ra = aggregate(table, scenario)["mean"].xs("RA", level="metric")
+    kept = [name for name in ranked_methods(table, scenario) if abs(ra[name] - ra["Gold"]) <= RETAINED]
+    return [name for name in kept if name not in TUNED_ON_GOLD.get(data, ())]
 
 
 def leaderboard(table, scenario, data=""):
     """Mean ± half the 95 % interval of Original, Gold (its distances are the floor) and the methods by average gap.
 
-    A metric that was not measured has no column; a method that diverged has the word in its first cell.
+    The first columns, `COSTS`, hold a method's place among the `competitors` that cost no more. Below the row
+    `UNRANKED` are the methods that lost or gained too much retained accuracy. A metric that was not measured has no
+    column; a method that diverged has the word in its first cell. Methods that were `chosen_with_gold` are left out.
 
     Args:
-        data: the name of the data, see `label`.
+        data: the name of the data, see `TUNED_ON_GOLD`.
     """
-    stats, rows = aggregate(table, scenario), {}
-    for method in ("Original", "Gold", *ranked_methods(table, scenario)):
-        sources = (method, "floor") if method == "Gold" else (method,)
-        rows[method] = {
-            heading: format_ci(*stats.loc[measured[0], ["mean", "half"]], digits)
-            for heading, (metric, digits) in BOARD.items()
-            if (measured := [(source, metric) for source in sources if (source, metric) in stats.index])
-        }
-    rows |= {method: {"average gap": "diverged"} for method in diverged(table, scenario)}
-    rows = {label(method, data): row for method, row in rows.items()}
-    board = pd.DataFrame.from_dict(rows, orient="index", columns=list(BOARD))
-    return board.reindex(list(rows)).dropna(axis=1, how="all").fillna("")  # pandas 2 changes the order
+    stats, ranked = aggregate(table, scenario), competitors(table, scenario, data)
+    cost, left_out = stats["mean"].xs(COST, level="metric"), TUNED_ON_GOLD.get(data, ())
+    rows = {name: cells(stats, name) for name in ("Original", "Gold", *ranked)}
+    for heading, limit in COSTS.items():
+        for place, name in enumerate([name for name in ranked if cost[name] <= limit], 1):
+            rows[name][heading] = str(place)
+    if others := [name for name in ranked_methods(table, scenario) if name not in (*ranked, *left_out)]:
+        rows |= {UNRANKED: {}, **{name: cells(stats, name) for name in others}}
+    rows |= {name: {"average gap": "diverged"} for name in diverged(table, scenario)}
+    return as_board(rows)
+
+
+def chosen_with_gold(table, scenario, data):
+    """The leaderboard's rows of methods of which a part was chosen by the gap to Gold on these data; no place."""
+    stats = aggregate(table, scenario)
+    chosen = [name for name in ranked_methods(table, scenario) if name in TUNED_ON_GOLD.get(data, ())]
+    return as_board({name: cells(stats, name) for name in chosen})
+
+
+def cells(stats, name):
+    """`{heading of BOARD: text}` of a method; Gold's distances are the floor."""
+    sources = (name, "floor") if name == "Gold" else (name,)
+    return {
+        heading: format_ci(*stats.loc[measured[0], ["mean", "half"]], digits)
+        for heading, (metric, digits) in BOARD.items()
+        if (measured := [(source, metric) for source in sources if (source, metric) in stats.index])
+    }
+
+
+def as_board(rows):
+    """A table of `{name: cells}`, without empty columns of metrics."""
+    board = pd.DataFrame.from_dict(rows, orient="index", columns=[*COSTS, *BOARD]).reindex(list(rows))
+    empty = [heading for heading in BOARD if board[heading].isna().all()]
+    return board.drop(columns=empty).fillna("")
 
 
 def in_stratum(metric, name):
@@ -182,12 +215,15 @@ def replicates(table, scenario, metric):
     return part.pivot_table(index=["seed", "shadow"], columns="method", values="value", sort=False)
 
 
-def paired(table, scenario, metric="average gap"):
+def paired(table, scenario, metric="average gap", names=None):
     """`paired_tests` over the shadows, of each method against the one with the smallest mean.
 
     The p-values are adjusted for all pairs of methods, since the same numbers chose that one.
+
+    Args:
+        names: the methods; by default all that did not diverge.
     """
-    values = replicates(table, scenario, metric)[ranked_methods(table, scenario)]
+    values = replicates(table, scenario, metric)[ranked_methods(table, scenario) if names is None else names]
     best = values.mean().idxmin()
     tests = paired_tests(values[[name for name in values if name != best] + [best]])  # best is never first
     return tests[tests.second == best].reset_index(drop=True)
@@ -196,58 +232,78 @@ def paired(table, scenario, metric="average gap"):
 # --- sentences ----------------------------------------------------------------------------------------------------
 
 
-def conclusions(table, data="", max_cost=10.0):
+def conclusions(table, data=""):
     """Markdown: for each scenario which method is nearest to Gold by average gap and by JSD, and what U-LiRA finds.
 
     Args:
-        data: the name of the data, see `label`.
-        max_cost: percent of retraining; the best method that costs no more is named too.
+        data: the name of the data, see `TUNED_ON_GOLD`.
     """
     lines = []
     for scenario in dict.fromkeys(table.scenario):
-        lines += [nearest_line(table, scenario, *metric, data, max_cost) for metric in (("average gap", 2), (JSD, 3))]
+        lines += [nearest_line(table, scenario, *metric, data) for metric in (("average gap", 2), (JSD, 3))]
         lines.append(u_lira_line(table, scenario, data))
     return "\n".join(lines)
 
 
-def nearest_line(table, scenario, metric, digits, data, max_cost):
-    """Which method has the smallest value of `metric`, beside the floor, at which cost, and which do not differ."""
-    stats, methods = aggregate(table, scenario), ranked_methods(table, scenario)
+def nearest_line(table, scenario, metric, digits, data):
+    """Which ranked method has the smallest value of `metric` in each class of cost, beside the floor, and at any cost.
+
+    Then what a paired test cannot distinguish from the last one, and the methods that were chosen with Gold.
+    """
+    stats, ranked = aggregate(table, scenario), competitors(table, scenario, data)
+    mean, half = stats["mean"].xs(metric, level="metric"), stats.half.xs(metric, level="metric")
+    cost = stats["mean"].xs(COST, level="metric")
 
     def shown(name):
-        return format_ci(stats["mean"][name, metric], stats.half[name, metric], digits)
+        return format_ci(mean[name], half[name], digits)
 
-    found, cost = (stats["mean"].xs(name, level="metric")[methods] for name in (metric, COST))
-    best, floor, original = found.idxmin(), stats["mean"]["floor", metric], stats["mean"]["Original", metric]
-    high = floor + np.nan_to_num(stats.half["floor", metric])
-    references = f"Original {original:.{digits}f}"
-    if metric == JSD:
-        references += f", a uniform prediction {stats['mean']['uniform', metric]:.{digits}f}"
-    tests = paired(table, scenario, metric)
-    equal = [f"**{label(name, data)}**" for name in tests["first"][tests["p (Holm)"] >= 0.05]]
-    line = (
-        f"- {scenario}, {metric}: **{label(best, data)}** has the smallest, {shown(best)} at {cost[best]:.1f} % of "
-        f"retraining, {'within' if found[best] <= high else 'above'} the floor's interval, {shown('floor')} "
-        f"({references}). Not significantly different (paired t, Holm): {', '.join(equal) or 'none'}."
-    )
-    affordable = found[cost <= max_cost]
-    if cost[best] > max_cost and len(affordable):
-        cheap = affordable.idxmin()
-        line += f" At no more than {max_cost:g} %: **{label(cheap, data)}**, {shown(cheap)}."
-    if original <= high:
-        line += " Original, untouched, is within it too: here this measure proves nothing."
+    references = f"floor {shown('floor')}, Original {mean['Original']:.{digits}f}"
+    references += f", a uniform prediction {mean['uniform']:.{digits}f}" if metric == JSD else ""
+    found = {}
+    for heading, limit in {**COSTS, "any cost": np.inf}.items():
+        names = [name for name in ranked if cost[name] <= limit]
+        best = mean[names].idxmin() if names else None
+        found.setdefault(best, []).append(heading)
+    parts = []
+    for best, headings in found.items():
+        at = ", ".join(headings)
+        if best is None:
+            parts.append(f"{at}: no method has an RA within {RETAINED:g} points of Gold's")
+        else:
+            verdict = against_floor(mean[best], mean["floor"], half["floor"], KNOWN[metric])
+            parts.append(f"{at}: **{best}**, {shown(best)} at {cost[best]:.1f} %, {verdict}")
+    line = f"- {scenario}, {metric} ({references}). {'. '.join(f'At {part}' for part in parts)}."
+    if len(ranked) > 1:
+        tests = paired(table, scenario, metric, ranked)
+        equal = [f"**{name}**" for name in tests["first"][tests["p (Holm)"] >= 0.05]]
+        line += f" Not significantly different from the last (paired t, Holm): {', '.join(equal) or 'none'}."
+    for name in chosen_with_gold(table, scenario, data).index:
+        line += f" Chosen with Gold, so not ranked: **{name}**, {shown(name)} at {cost[name]:.1f} %."
+    if mean["Original"] <= mean["floor"] + np.nan_to_num(half["floor"]):
+        line += " Original, untouched, is within the floor too: here this measure proves nothing."
     return line
 
 
+def against_floor(value, floor, half, known):
+    """Whether a value is above the floor's interval or within it; undecided if the floor's half-width exceeds `known`.
+
+    A half-width of NaN: no interval could be computed.
+    """
+    if value > floor + np.nan_to_num(half):
+        return "above the floor" if half == half else "above the floor, which has no interval"
+    return "within the floor" if half <= known else "undecided: the floor is not known well enough"
+
+
 def u_lira_line(table, scenario, data):
-    """Which method U-LiRA separates least from models that never saw the images, and whether it works here at all."""
+    """Which ranked method U-LiRA separates least from models that never saw the images, and whether it works at all."""
     auc = aggregate(table, scenario)["mean"].xs("U-LiRA AUC", level="metric")
-    best = auc[ranked_methods(table, scenario)].sub(0.5).abs().idxmin()
-    golds = f", Golds {auc['Gold']:.3f}" if "Gold" in auc else ""
-    line = (
-        f"- {scenario}, U-LiRA: **{label(best, data)}** is nearest to chance with an AUC of {auc[best]:.3f} "
-        f"(Original {auc['Original']:.3f}{golds})."
-    )
+    references = f"Original {auc['Original']:.3f}" + (f", Golds {auc['Gold']:.3f}" if "Gold" in auc else "")
+    line, ranked = f"- {scenario}, U-LiRA ({references}). ", competitors(table, scenario, data)
+    if ranked:
+        best = auc[ranked].sub(0.5).abs().idxmin()
+        line += f"**{best}** is nearest to chance with an AUC of {auc[best]:.3f}."
+    else:
+        line += f"No method has an RA within {RETAINED:g} points of Gold's."
     if abs(auc["Original"] - 0.5) < 0.05:
         line += " It hardly finds the members of the untouched Original either: here it proves nothing."
     return line
