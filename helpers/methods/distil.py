@@ -141,8 +141,14 @@ def margin_matching(model, split, *, ranked=True, share=1.0, epochs=5, lr=0.02, 
     Relatives that match forgotten images to unseen ones or to an estimate of Gold: A-AMU (Khan, 2025), AdaProb (Zhao et
     al., 2024), TMU (Niu et al., 2025), ReGUn, DMM (Georgiev et al., ICLR 2025).
     """
+    logits = unseen_logits(model, split, ranked)
+    yield from match(model, split, logits, share=share, epochs=epochs, lr=lr, weight_decay=weight_decay)
+
+
+def match(model, split, logits, *, share, epochs, lr, weight_decay):
+    """Min CE on D_r and D_f, shuffled together, D_f under the predictions `logits`, float32 `(n, classes)`."""
     labels = one_hot(split.train.labels, len(split.classes)).float()
-    labels[split.forget.index] = unseen_logits(model, split, ranked).softmax(1).to(labels.device)
+    labels[split.forget.index] = logits.softmax(1).to(labels.device)
     rounds = list(mixed_batches(split, labels, epochs, share))
     yield Phase(lr, weight_decay=weight_decay, schedule="cosine", steps=sum(map(len, rounds)))
     for batches in rounds:
