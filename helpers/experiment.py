@@ -498,8 +498,13 @@ class Experiment:
         return outputs, weights, {"name": name, "kind": kind, "environment": environment(self), **record}
 
     def keeps_weights(self, name, kind):
-        """Whether a model's weights are stored: all, those that notebooks use, or none (`presets`: keep_weights)."""
+        """Whether a model's weights are stored: all, those that notebooks use, or none (`presets`: keep_weights).
+
+        `delivered`: those that a report on a request to forget delivers (see `forget`); Gold 2 is only compared.
+        """
         kept = self.preset.get("keep_weights", "all")
+        if kept == "delivered":
+            return name != "Gold 2"
         if kept != "used":
             return kept == "all"
         if self.role:

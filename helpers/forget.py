@@ -36,9 +36,9 @@ MARK = "unlearned"  # in the metadata of weights: how to use them
 
 
 def prepared(e, gold=True):
-    """The same experiment, which stores the weights of all models and retrains two Golds, or none without `gold`."""
+    """The same experiment, which stores the weights that it delivers and retrains two Golds, or none without `gold`."""
     golds = min(2, e.preset["golds"]) if gold else 0
-    return e.derive(preset={**e.preset, "keep_weights": "all", "golds": golds})
+    return e.derive(preset={**e.preset, "keep_weights": "delivered", "golds": golds})
 
 
 def chosen_methods(e, names=()):
