@@ -268,7 +268,7 @@ def nearest_line(table, scenario, metric, digits, data):
     for best, headings in found.items():
         at = ", ".join(headings)
         if best is None:
-            parts.append(f"{at}: no method has an RA within {RETAINED:g} points of Gold's")
+            parts.append(f"{at}: no method with an RA within {RETAINED:g} points of Gold's")
         else:
             verdict = against_floor(mean[best], mean["floor"], half["floor"], KNOWN[metric])
             parts.append(f"{at}: **{best}**, {shown(best)} at {cost[best]:.1f} %, {verdict}")

@@ -263,7 +263,7 @@ def test_conclusions_agree_with_the_table(table):
     blind = table.assign(value=table.value.mask((table.method == "Original") & (table.metric == "U-LiRA AUC"), 0.52))
     found = table.assign(value=table.value.mask((table.method == "Original") & (table.metric == "U-LiRA AUC"), 0.8))
     assert "proves nothing" in board.conclusions(blind) and "proves nothing" not in board.conclusions(found)
-    assert "average gap (floor " in gap and "At ≤ 5 %: no method has an RA within 2 points of Gold's." in gap
+    assert "average gap (floor " in gap and "At ≤ 5 %: no method with an RA within 2 points of Gold's." in gap
     assert "At ≤ 10 %, any cost: **Perfect**, " in gap and " at 10.0 %, " in gap
     assert JSD in jsd and "a uniform prediction" in jsd and "Original" in lira
     tests = board.paired(table, table.scenario[0]).set_index("first")
