@@ -90,7 +90,8 @@ def without_shadows(parameters, numbers):
 def left_out_line(options):
     """Which notebooks do not run, and why."""
     numbers, preset = " and ".join(options.left_out), options.parameters["preset"]
-    return f"notebook {numbers} is left out: preset {preset} trains no shadow models; presets quick and audit do"
+    scenarios = " and ".join(options.parameters["scenarios"])
+    return f"notebook {numbers} is left out: preset {preset} trains no shadow models for {scenarios}; preset audit does"
 
 
 def number(word):

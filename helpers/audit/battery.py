@@ -39,7 +39,7 @@ class Battery:
         if count < 6 or golds < 2:
             raise ValueError(
                 f"an audit needs 6 shadow models and 2 Golds, and preset {experiment.preset_name} has {count} and "
-                f"{golds}; presets quick and audit have enough"
+                f"{golds}; preset audit has enough"
             )
         self.experiment, self.scenario = experiment, experiment.scenario
         self.methods, self.functions = methods, functions or {}

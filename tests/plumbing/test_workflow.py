@@ -494,22 +494,22 @@ def test_models_are_trained_before_the_notebooks_that_need_them(tmp_path):
     """Several in one process, once; shadow models only for 13; one that fails is named."""
     repository = make_repository(tmp_path, ["01", "03", "13"])
     (repository / "fail-gold").touch()
-    options = ["--scenario", "class", "--seeds", "4"]
+    options = ["--scenario", "random", "--seeds", "4"]
     answer = suite(repository, *options, "--only", "03")
-    assert answer.returncode == 1 and (repository / "order.txt").read_text() == "class-original\n"
-    assert "FAILED: class: Original and Golds, seed 4: gold: ArithmeticError: the loss is nan" in answer.stdout
+    assert answer.returncode == 1 and (repository / "order.txt").read_text() == "random-original\n"
+    assert "FAILED: random: Original and Golds, seed 4: gold: ArithmeticError: the loss is nan" in answer.stdout
     assert "Not run: 03 some words, seed 4" in answer.stdout
     (repository / "fail-gold").unlink()
     (repository / "order.txt").unlink()
     assert suite(repository, *options, "--only", "03").returncode == 0
-    assert (repository / "order.txt").read_text().split() == ["class-original", "class-gold", "class-gold-2", "03"]
+    assert (repository / "order.txt").read_text().split() == ["random-original", "random-gold", "random-gold-2", "03"]
     order(repository)
     answer = suite(repository, *options)
     ran = (repository / "order.txt").read_text().split()
-    assert answer.returncode == 0 and sorted(ran) == ["01", "13", *(f"class-shadow-{n}" for n in range(6))]
-    assert ran[-1] == "13" and "class: shadow models 0 to 5, seed 4: done in " in answer.stdout
+    assert answer.returncode == 0 and sorted(ran) == ["01", "13", *(f"random-shadow-{n}" for n in range(6))]
+    assert ran[-1] == "13" and "random: shadow models 0 to 5, seed 4: done in " in answer.stdout
     order(repository)
-    shutil.rmtree(repository / f"{FOLDER}-scenarios-class/seed4/models")
+    shutil.rmtree(repository / f"{FOLDER}-scenarios-random/seed4/models")
     assert "Nothing to do" in suite(repository, *options).stdout, "models that nothing waits for are not made again"
 
 
