@@ -49,7 +49,8 @@ def load_data(source="noisy-digits", *, size=32, root=None):
 
     Args:
         source: `noisy-digits`, `clean-digits`, `cifar10` or the path of an `ImageFolder` tree: `train/<class>/` and
-            `test/<class>/`, or one level of classes, a fifth of which becomes the test set.
+            `test/<class>/`, or one level of classes, a fifth of which becomes the test set. A class may have folders
+            within it.
         size: side in pixels at which folder images are kept; others are scaled to it and cropped to their centre.
         root: the folder of `cifar10`, downloaded there if it is missing; `data/` beside this package by default.
 
@@ -232,10 +233,15 @@ def _classes(folder):
     return classes
 
 
+def _refuse(error):
+    """`os.walk` would leave out a folder that cannot be read."""
+    raise ValueError(f"'{error.filename}' cannot be read: {error.strerror}") from error
+
+
 def _images(folder):
     """The images of a class, also those in folders within it (sub-classes), unless such a folder is hidden."""
     files = []
-    for place, inner, names in os.walk(folder):
+    for place, inner, names in os.walk(folder, onerror=_refuse):
         inner[:] = [name for name in inner if not name.startswith(".")]
         files += [Path(place) / name for name in names if Path(name).suffix.lower() in EXTENSIONS]
     files.sort(key=lambda file: file.relative_to(folder).as_posix())  # paths compare differently on Windows

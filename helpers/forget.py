@@ -259,7 +259,8 @@ def write(outcome, folder, *, listed=None, command="", audit=False):
         if table is not None:
             table.to_csv(staging / request.MEMORISATION, float_format="%.4g", lineterminator="\n")
         attacked = attacks_on(e, best) if audit and best else None
-        text = request.report(outcome, weights, best=best, listed=listed, command=command, attacked=attacked)
+        own = {"listed": listed, "command": command, "attacked": attacked, "memorised": table}
+        text = request.report(outcome, weights, best=best, **own)
         (staging / "report.md").write_text(text, encoding="utf-8", newline="\n")
         page = request.as_html(text, staging / request.FIGURE)
         (staging / "report.html").write_text(page, encoding="utf-8", newline="\n")

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers.paths import FIGURES, ROOT, replace_text
 from helpers.results import gap_points, summary
+from helpers.results.flags import method_flags
 from helpers.results.leaderboard import COSTS, JSD, chosen_with_gold, conclusions, leaderboard
 from helpers.results.published import PUBLISHED
 from helpers.results.statistics import format_ci
@@ -53,11 +54,12 @@ def board(shown):
 
 
 def table(results, scenario):
-    """One scenario's table as Markdown: the gap, ours with the published value in brackets, the cost."""
+    """One scenario's table as Markdown: the gap, ours with the published value in brackets, the cost, the flag."""
     results = results[results.scenario == scenario]
     stats = summary(results).set_index(["method", "set", "metric"])
     points = gap_points(results).set_index("method")
-    lines = [["", "gap to Gold", *COLUMNS[scenario], "% of retraining"]]
+    flags = method_flags(results)
+    lines = [["", "gap to Gold", *COLUMNS[scenario], "% of retraining", "flag"]]
     for method in dict.fromkeys(results.method):
         if method not in points.index:
             lines.append([method, "diverged", *[""] * (len(lines[0]) - 2)])
@@ -68,7 +70,8 @@ def table(results, scenario):
             + (f" ({published[heading]:.{digits}f})" if heading in published else "")
             for heading, (name, metric, digits) in COLUMNS[scenario].items()
         ]
-        lines.append([method, f"{points.gap[method]:.2f}", *cells, f"{points.cost[method]:.0f}"])
+        gap, cost = f"{points.gap[method]:.2f}", f"{points.cost[method]:.0f}"
+        lines.append([method, gap, *cells, cost, flags.get(method, "")])
     return markdown(lines)
 
 

@@ -17,6 +17,7 @@ from itertools import cycle, islice
 from jobs import DEFAULT, FIRST, NEEDS, ROOT, RUNS, as_config, code_of, find_notebooks, list_jobs, run_folder
 from options import Parser, add_parameters, parameters_of, refuse
 from progress import Progress
+from warm import ADDRESS
 
 from helpers.fingerprint import code_without_words, key
 from helpers.messages import duration, unknown
@@ -33,6 +34,7 @@ WORDS = (
 COMMANDS = ["forget", "status", "report", "clean", "test", "bench"]
 THREADS_ON_CLUSTER = 4
 JOBS_WORTH_A_SERVER = 4  # fewer jobs import the libraries themselves in less time
+LONGEST_SOCKET = 90  # characters; Linux accepts 107 with the file's own name
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -290,8 +292,11 @@ def snakemake(jobs, progress, slots, threads, cluster, lock):
     command = command_for(file, jobs, cluster or "local")
     command += ["--jobs", str(slots)] if cluster else ["--cores", str(slots * threads)]
     environment = {**os.environ, "UNLEARNING_DRIVER": "0" if cluster else str(os.getpid())}
-    if sys.platform == "linux" and not cluster and progress.total >= JOBS_WORTH_A_SERVER:
-        command = [sys.executable, "workflow/warm.py", "--serve", *command]
+    environment.pop(ADDRESS, None)  # of a run whose notebook started this one
+    place = tempfile.TemporaryDirectory(prefix="unlearning-")  # of the server's socket
+    worth_it = progress.total >= JOBS_WORTH_A_SERVER and len(place.name) < LONGEST_SOCKET
+    if sys.platform == "linux" and not cluster and worth_it:
+        command = [sys.executable, "workflow/warm.py", "--serve", place.name, *command]
         environment |= dict.fromkeys(THREAD_COUNTS, str(threads))  # read when the libraries are imported
     progress.start()
     with open(progress.folder / "snakemake.log", "w") as log:
@@ -320,6 +325,7 @@ def snakemake(jobs, progress, slots, threads, cluster, lock):
     finally:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
+        place.cleanup()
 
 
 def end_with_driver():

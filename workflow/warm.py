@@ -1,9 +1,10 @@
 """Run programs as forks of one process that has imported the large libraries, since importing them takes seconds.
 
-`warm.py --serve COMMAND...` is that process: it starts COMMAND, imports, and serves until COMMAND ends. Under COMMAND
-`warm.py PROGRAM ARGUMENTS...` runs a Python program (a path, or `-m` and a module) as its fork, with the caller's
-environment, folder and output; the caller ends with the fork and the fork with the caller. A notebook's kernel starts
-in the same way. Linux only: elsewhere forking a process that uses system libraries is not safe.
+`warm.py --serve FOLDER COMMAND...` is that process: it starts COMMAND, imports, and serves until COMMAND ends. Its
+socket is in FOLDER, which must be empty and open to this user alone. Under COMMAND `warm.py PROGRAM ARGUMENTS...` runs
+a Python program (a path, or `-m` and a module) as its fork, with the caller's environment, folder and output; the
+caller ends with the fork and the fork with the caller. A notebook's kernel starts in the same way. Linux only:
+elsewhere forking a process that uses system libraries is not safe.
 """
 
 import ctypes
@@ -24,7 +25,7 @@ PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 
 def main():
     words = sys.argv[1:]
-    sys.exit(serve(words[1:]) if words[0] == "--serve" else ask(words))
+    sys.exit(serve(words[1], words[2:]) if words[0] == "--serve" else ask(words))
 
 
 def ask(words):
@@ -39,14 +40,13 @@ def ask(words):
     return status[0] if status else 1
 
 
-def serve(command):
+def serve(folder, command):
     """Run `command`, and beside it a fork for each `ask`; return the exit status of `command`."""
     import select
     import subprocess
-    import tempfile
     from importlib import import_module
 
-    with tempfile.TemporaryDirectory(prefix="unlearning-") as folder, socket.socket(socket.AF_UNIX) as listener:
+    with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{folder}/socket")
         listener.listen(128)
         write_kernel(folder)

@@ -40,7 +40,7 @@ def certificate(e, run):
     made = run.environment
     lines = [
         f"# What was forgotten by {run.name}",
-        *forgotten_lines(e, near_duplicates(e.split)),
+        *forgotten_lines(e, near_duplicates(e.split), memorised(e)),
         f"- **How**: {run.name} with {in_words(run.settings)}, from a model trained on all images; seed {e.seed}, "
         f"preset {e.preset_name}; {run.cost['images']:,} images processed, {share:.1f} % of retraining's",
         f"- **Machine**: {made['device']}, {made['threads']} thread{'s' * (made['threads'] != 1)}, {made['precision']}",
@@ -56,11 +56,12 @@ def certificate(e, run):
     return "\n".join(lines)
 
 
-def forgotten_lines(e, near):
+def forgotten_lines(e, near, memorised=None):
     """Markdown: which images were to be forgotten, of which classes, and how many retained ones are like them.
 
     Args:
         near: of `near_duplicates`.
+        memorised: of `memorised`.
     """
     index, classes = e.split.forget.index.cpu().sort().values, class_counts(e)
     listed = hashlib.sha256("\n".join(map(str, index.tolist())).encode()).hexdigest()
@@ -73,21 +74,18 @@ def forgotten_lines(e, near):
         f"- **Retained copies**: {identical:,} of the forgotten images have a retained image with the same pixels. "
         f"{alike:,} more have one that differs by at most {NEAR:g} of 255 grey levels on thumbnails of 8x8 pixels. "
         "What such images teach remains.",
-        *memorised_lines(e),
+        *([] if memorised is None else [memorised_line(memorised)]),
     ]
 
 
-def memorised_lines(e):
-    """Markdown: how much the forgotten images are memorised, if the preset's shadow models exist; else no line."""
-    table = memorised(e)
-    if table is None:
-        return []
+def memorised_line(table):
+    """Markdown: how much the forgotten images are memorised, and which most."""
     most = ", ".join(f"{image} ({nats:.1f})" for image, nats in table.memorisation.head(SHOWN).items())
-    return [
-        f"- **Memorisation** by {e.preset['audit']['shadows']} shadow models, the log-odds of an image's label in "
-        "models trained on it minus those in models that never saw it: "
-        f"median {table.memorisation.median():.1f} nats. The largest values, where most is to be removed: {most}"
-    ]
+    return (
+        "- **Memorisation**: the log-odds of an image's label in shadow models trained on it, minus those in shadow "
+        f"models that never saw it. Median: {table.memorisation.median():.1f} nats. The largest values, where most is "
+        f"to be removed: {most}"
+    )
 
 
 def memorised(e):

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..datasets import named_images
 from ..fingerprint import file_digest
-from .certificate import NOT_GUARANTEED, check_lines, class_counts, forgotten_lines, in_words, memorised
+from .certificate import NOT_GUARANTEED, check_lines, class_counts, forgotten_lines, in_words
 from .duplicates import near_duplicates
 from .flags import scenario_flags
 from .rows import made_for_other_data
@@ -24,7 +24,7 @@ WITHOUT_GOLD = (
 )
 
 
-def report(outcome, weights, *, best=None, listed=None, command="", attacked=None):
+def report(outcome, weights, *, best=None, listed=None, command="", attacked=None, memorised=None):
     """Markdown: what was requested, what was done, at what cost, how it was checked, and what is not guaranteed.
 
     Args:
@@ -34,11 +34,12 @@ def report(outcome, weights, *, best=None, listed=None, command="", attacked=Non
         listed: the file that named the images.
         command: what was typed.
         attacked: one row per model and one column per attack.
+        memorised: of `certificate.memorised`.
     """
     e = outcome.e
     parts = {
         "# Report on a request to forget": verdict_lines(outcome, weights),
-        "## What was requested": requested_lines(e, listed),
+        "## What was requested": requested_lines(e, listed, memorised),
         "## What was done": [*done_lines(e), *method_lines(outcome), "", *ranking_lines(outcome)],
         f"## How {best.name} was checked" if best else "": checked_lines(e, best),
         "## Attacks" if attacked is not None else "": attack_lines(attacked),
@@ -76,7 +77,7 @@ def verdict_lines(outcome, weights):
     return [" ".join(lines)]
 
 
-def requested_lines(e, listed):
+def requested_lines(e, listed, memorised=None):
     """Which images were to be forgotten: the list, classes, copies that are retained."""
     near, lines = near_duplicates(e.split), []
     if listed:
@@ -85,8 +86,8 @@ def requested_lines(e, listed):
             f"- **List**: `{Path(listed).name}` names {len(set(named)):,} images; repeated entries: "
             f"{len(named) - len(set(named)):,}; SHA-256 `{file_digest(listed)}`"
         )
-    lines += forgotten_lines(e, near)
-    if memorised(e) is not None:
+    lines += forgotten_lines(e, near, memorised)
+    if memorised is not None:
         lines.append(f"- Each forgotten image's memorisation: `{MEMORISATION}`")
     if not e.split.forget_classes:
         complete = [name for name, (forgotten, total) in class_counts(e).items() if forgotten == total]

@@ -49,9 +49,9 @@ sys.exit(5)
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
     """What each program of the story printed, and its exit status."""
-    folder = tmp_path_factory.mktemp("warm")
+    folder, place = tmp_path_factory.mktemp("warm"), tmp_path_factory.mktemp("socket")
     (folder / "story.py").write_text(STORY.format(warm=str(ROOT / "workflow/warm.py")))
-    command = [sys.executable, ROOT / "workflow/warm.py", "--serve", sys.executable, "story.py"]
+    command = [sys.executable, ROOT / "workflow/warm.py", "--serve", place, sys.executable, "story.py"]
     answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
     assert answer.returncode == 5, answer.stderr
     return folder, json.loads((folder / "told.json").read_text())
@@ -78,8 +78,15 @@ def test_programs_are_forks_of_one_process(told):
 
 
 @pytest.fixture
-def waiting(tmp_path):
+def short(tmp_path_factory):
+    """A folder for temporary files; a socket's path must be short."""
+    return tmp_path_factory.mktemp("t")
+
+
+@pytest.fixture
+def waiting(tmp_path, short, monkeypatch):
     """A suite of four notebooks of which two have started and wait: its folder and its process."""
+    monkeypatch.setenv("TMPDIR", str(short))
     numbers = ["03", "04", "05", "06"]
     make_repository(tmp_path, numbers)
     for number in numbers:
@@ -109,12 +116,14 @@ def test_a_killed_fork_is_tried_again(waiting, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
-def test_nothing_outlives_a_stopped_run(waiting, number):
+def test_nothing_outlives_a_stopped_run(waiting, short, number):
     folder, process = waiting
+    assert {"execute.py", "ipykernel_launc"} <= set(names(process)), "no forks"
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     process.communicate(timeout=PATIENCE)
     assert not psutil.wait_procs(family, timeout=60)[1]
+    assert number == signal.SIGKILL or not list(short.glob("unlearning-*"))
     for waits in folder.glob("wait*"):
         waits.unlink()
     assert suite(folder).returncode == 0

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from brought import METHODS, NETWORK, write_photos
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from helpers import own, paths
+from helpers.audit.shadows import memorisation, shadow
 from helpers.experiment import open_experiments
 from helpers.forget import DEFAULTS, prepared
 from helpers.methods import METHODS as REGISTRY
@@ -153,6 +155,21 @@ def test_classes_are_forgotten_with_the_default_methods(run, place):
     assert "leaf: 32 of 32; sky: 32 of 32" in text
     assert "**M2 Selective FT** did not run: ValueError: Sequential has no known stages" in text
     assert {*ranked(text)} == {"Original", "Gold", "Gold 2", *DEFAULTS["class"]} - {"M2 Selective FT"}
+
+
+def test_memorisation_is_reported_where_shadow_models_exist(run, listed, place):
+    """One line per forgotten image in a file beside the report; the report has their median and names the largest."""
+    words = ("--forget-list", listed, "--methods", "Random labels", "--no-gold", "--out", "memorised")
+    assert run(*words) == 0 and not (place / "memorised/memorisation.csv").exists()
+    e = experiment(place, forget_list=str(listed))
+    for number in range(e.preset["audit"]["shadows"]):
+        shadow(e, number).original()
+    assert run(*words) == 0
+    table, text = pd.read_csv(place / "memorised/memorisation.csv"), (place / "memorised/report.md").read_text()
+    assert {*table.image} == {e.data.files[i] for i in e.split.forget.index} and len(table) == 12
+    assert table.memorisation.to_numpy() == pytest.approx(sorted(memorisation(e), reverse=True), rel=1e-3)
+    assert f"Median: {table.memorisation.median():.1f} nats" in text and "`memorisation.csv`" in text
+    assert f"is to be removed: {table.image[0]} ({table.memorisation[0]:.1f}), " in text
 
 
 def test_all_images_of_a_class_in_a_list_are_allowed_and_reported(run, place):

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from helpers.parameters import PARAMETERS
+from helpers.results.leaderboard import leaderboard
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow"))
@@ -26,6 +28,26 @@ def test_tables_are_those_of_the_results(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert readme.with_tables(page, text, *readme.measured()) == text
     assert text.count("| Gold |") >= 2 and text.count("<!-- board ") == 2
+
+
+def test_the_numbers_in_the_text_are_those_of_the_results():
+    """Original's accuracy on all test images, how long it trained, Gold's on images it never saw, who has a place."""
+    import readme
+
+    results, audits = readme.measured()
+    last = results[results.metric == "accuracy"].set_index(["scenario", "method", "set"]).value
+    by_class = 0.9 * last["class", "Original", "test retain"] + 0.1 * last["class", "Original", "test forget"]
+    runs = pd.read_csv(readme.RESULTS.with_name("runs.csv")).set_index(["scenario", "method"])
+    for scenario, tested in (("random", last["random", "Original", "test"]), ("class", by_class)):
+        [line] = [line for line in README.splitlines() if f"**{scenario.capitalize()} scenario**" in line]
+        minutes = runs.seconds[scenario, "Original"] / 60
+        assert f"{tested:.1f} % o" in line and f"{minutes:.0f} minutes on one CPU thread" in line
+    assert f"right about {last['random', 'Gold', 'forget']:.0f} % of images that it never saw" in README
+    placed = {
+        s: [n for n, place in leaderboard(audits, s, "cifar10")["≤ 10 %"].items() if place] for s in ("random", "class")
+    }
+    assert placed == {"random": [], "class": ["DELETE", "M2 Selective FT"]}
+    assert "For a class, DELETE and M2 have a place above. For a random share no method has one" in README
 
 
 def test_an_unknown_marker_is_reported():

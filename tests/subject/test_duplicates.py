@@ -66,7 +66,7 @@ def test_thumbnails_are_means_of_grey_levels():
 def test_the_certificate_has_classes_and_copies(split, data):
     from types import SimpleNamespace
 
-    e = SimpleNamespace(split=split, data=data, preset={"audit": {"shadows": 0}})
+    e = SimpleNamespace(split=split, data=data)
     assert class_counts(e) == {name: (1, 10) for name in "abcd"}
     text = "\n".join(forgotten_lines(e, near_duplicates(split)))
     assert "a: 1 of 10; b: 1 of 10" in text and "1 of the forgotten images have a retained image" in text

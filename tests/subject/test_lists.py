@@ -96,6 +96,24 @@ def test_a_folder_in_a_list_is_all_its_training_images(photos, tmp_path, monkeyp
         read_forget_list(tmp_path / "forget.txt", data)
 
 
+def test_a_folder_within_a_class_that_cannot_be_read_is_refused(photos, tmp_path, monkeypatch):
+    """Else its images would be missing without a word."""
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    shutil.copytree(photos, tmp_path / "photos")
+    label = sorted(path.name for path in photos.iterdir())[0]
+    (tmp_path / "photos" / label / "locked").mkdir()
+    scan = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(ValueError, match="locked' cannot be read: Permission denied"):
+        load_data(str(tmp_path / "photos"))
+
+
 def test_a_name_with_a_comma_is_one_image(data, tmp_path):
     data = replace(data, files=("3, 4", *data.files[1:]))
     (tmp_path / "forget.txt").write_text("3, 4\n")
