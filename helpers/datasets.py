@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import re
+from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -294,16 +296,20 @@ def read_forget_list(path, data):
 def named_images(path, data):
     """The indices of the training images that a text file names, in its order and with repetitions.
 
-    A line is an index into the training images or, for a folder of images, the path in it of a file or, ending in a
-    slash, of a folder, which stands for all its images (a sub-class). Backslashes and double quotes are accepted.
-    Several in a line are separated by commas, semicolons or tabs. Blank lines and lines that begin with # are skipped.
+    A line is an index into the training images or, for a folder of images, a path in it: of a file, or of a folder,
+    which stands for all its images (a sub-class; `3/` where its name is a number). Backslashes and double quotes are
+    accepted. Several in a line are separated by commas, semicolons or tabs. Blank lines and lines that begin with # are
+    skipped.
 
     Raises:
         ValueError: in one line, a file that is missing or no text; a line that names no training image, with its
             number; an empty list.
     """
     path = Path(path).expanduser()
-    place = {name: i for i, name in enumerate(data.files)}
+    place, inside = {name: i for i, name in enumerate(data.files)}, defaultdict(list)
+    for name, i in place.items():
+        for folder in accumulate(name.split("/")[:-1], "{}/{}".format):
+            inside[folder].append(i)
 
     def find(word):
         word = word.strip().strip('"')
@@ -312,9 +318,7 @@ def named_images(path, data):
         if word.isascii() and word.isdigit() and str(int(word)) == word:
             return [int(word)] if int(word) < len(data.train_y) else []
         word = word.replace("\\", "/").removeprefix("./")
-        if word.endswith("/"):
-            return [i for name, i in place.items() if name.startswith(word)]
-        return [place[word]] if word in place else []
+        return [place[word]] if word in place else inside.get(word.removesuffix("/"), [])
 
     chosen = []
     for number, line in enumerate(_lines(path), 1):

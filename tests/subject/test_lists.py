@@ -88,7 +88,7 @@ def test_a_folder_in_a_list_is_all_its_training_images(photos, tmp_path, monkeyp
     data = load_data(str(tmp_path / "photos"))
     inside = [i for i, name in enumerate(data.files) if name.startswith(f"{label}/wild/")]
     assert 0 < len(inside) < 20 and len(data.files) == 96 and len(data.test_files) == 24
-    for line in (f"{label}/wild/", f".\\{label}\\wild\\"):
+    for line in (f"{label}/wild", f"{label}/wild/", f".\\{label}\\wild\\"):
         (tmp_path / "forget.txt").write_text(line)
         assert read_forget_list(tmp_path / "forget.txt", data).tolist() == inside
     (tmp_path / "forget.txt").write_text(f"{label}/wil/")
