@@ -248,7 +248,7 @@ def conclusions(table, data=""):
 def nearest_line(table, scenario, metric, digits, data):
     """Which ranked method has the smallest value of `metric` in each class of cost, beside the floor, and at any cost.
 
-    Then what a paired test cannot distinguish from the last one, and the methods that were chosen with Gold.
+    Then what a paired test cannot distinguish from the best, and the methods that were chosen with Gold.
     """
     stats, ranked = aggregate(table, scenario), competitors(table, scenario, data)
     mean, half = stats["mean"].xs(metric, level="metric"), stats.half.xs(metric, level="metric")
@@ -276,7 +276,8 @@ def nearest_line(table, scenario, metric, digits, data):
     if len(ranked) > 1:
         tests = paired(table, scenario, metric, ranked)
         equal = [f"**{name}**" for name in tests["first"][tests["p (Holm)"] >= 0.05]]
-        line += f" Not significantly different from the last (paired t, Holm): {', '.join(equal) or 'none'}."
+        apart = f"do not distinguish {', '.join(equal)} from" if equal else "distinguish every other ranked method from"
+        line += f" Paired t-tests with Holm's correction {apart} **{tests.second[0]}**."
     for name in chosen_with_gold(table, scenario, data).index:
         line += f" Chosen with Gold, so not ranked: **{name}**, {shown(name)} at {cost[name]:.1f} %."
     if mean["Original"] <= mean["floor"] + np.nan_to_num(half["floor"]):
@@ -291,17 +292,17 @@ def against_floor(value, floor, half, known):
     """
     if value > floor + np.nan_to_num(half):
         return "above the floor" if half == half else "above the floor, which has no interval"
-    return "within the floor" if half <= known else "undecided: the floor is not known well enough"
+    return "within the floor" if half <= known else "undecided: the floor is too uncertain"
 
 
 def u_lira_line(table, scenario, data):
     """Which ranked method U-LiRA separates least from models that never saw the images, and whether it works at all."""
     auc = aggregate(table, scenario)["mean"].xs("U-LiRA AUC", level="metric")
-    references = f"Original {auc['Original']:.3f}" + (f", Golds {auc['Gold']:.3f}" if "Gold" in auc else "")
-    line, ranked = f"- {scenario}, U-LiRA ({references}). ", competitors(table, scenario, data)
+    references = f"Original {auc['Original']:.3f}" + (f", Gold {auc['Gold']:.3f}" if "Gold" in auc else "")
+    line, ranked = f"- {scenario}, U-LiRA AUC ({references}). ", competitors(table, scenario, data)
     if ranked:
         best = auc[ranked].sub(0.5).abs().idxmin()
-        line += f"**{best}** is nearest to chance with an AUC of {auc[best]:.3f}."
+        line += f"Of the ranked methods, **{best}** is nearest to chance: {auc[best]:.3f}."
     else:
         line += f"No method has an RA within {RETAINED:g} points of Gold's."
     if abs(auc["Original"] - 0.5) < 0.05:

@@ -52,7 +52,7 @@ CLAIMS = [
     ),
     (
         "08",
-        "In both runs an epoch uses only as many retained batches as forgotten ones,",
+        "an epoch uses only as many retained batches as forgotten ones.",
         "all(round(per_epoch(s, '2-Stage', 'steps')) == per_epoch(s, 'Gradient ascent', 'steps') for s in BOTH)",
     ),
     (

@@ -257,9 +257,9 @@ def test_variance_is_measured_by_source(audited, table):
 def test_conclusions_agree_with_the_table(table):
     """The best, its cost, whether it is within the floor, and the methods that do not differ significantly from it."""
     gap, jsd, lira = board.conclusions(table).splitlines()
-    assert ("Golds" in lira) == (table.scenario[0] == "random")
+    assert (", Gold " in lira) == (table.scenario[0] == "random")
     alone = table[(table.method != "Gold") | (table.metric != "U-LiRA AUC")]
-    assert "Golds" not in board.conclusions(alone), "two are no ensemble"
+    assert ", Gold " not in board.conclusions(alone), "two are no ensemble"
     blind = table.assign(value=table.value.mask((table.method == "Original") & (table.metric == "U-LiRA AUC"), 0.52))
     found = table.assign(value=table.value.mask((table.method == "Original") & (table.metric == "U-LiRA AUC"), 0.8))
     assert "proves nothing" in board.conclusions(blind) and "proves nothing" not in board.conclusions(found)
@@ -267,8 +267,9 @@ def test_conclusions_agree_with_the_table(table):
     assert "At ≤ 10 %, any cost: **Perfect**, " in gap and " at 10.0 %, " in gap
     assert JSD in jsd and "a uniform prediction" in jsd and "Original" in lira
     tests = board.paired(table, table.scenario[0]).set_index("first")
-    named = gap.split("(paired t, Holm):")[1]
+    named = gap.split("Holm's correction")[1].split(" from ")[0]
     assert len(tests) == 2 and all((f"**{name}**" in named) == (p >= 0.05) for name, p in tests["p (Holm)"].items())
+    assert gap.split("Holm's correction")[1].split(" from ")[1].startswith(f"**{tests.second.iloc[0]}**.")
 
 
 def test_conclusions_doubt_a_measure_that_original_passes(table):
@@ -323,10 +324,10 @@ def test_a_place_requires_retained_accuracy_near_golds(table, points, has_place)
     ("value", "half", "verdict"),
     [
         (1.2, 0.3, "within the floor"),
-        (1.2, 0.6, "undecided: the floor is not known well enough"),
+        (1.2, 0.6, "undecided: the floor is too uncertain"),
         (1.7, 0.6, "above the floor"),
         (1.2, float("nan"), "above the floor, which has no interval"),
-        (0.9, float("nan"), "undecided: the floor is not known well enough"),
+        (0.9, float("nan"), "undecided: the floor is too uncertain"),
     ],
 )
 def test_within_the_floor_needs_a_floor_that_is_known(value, half, verdict):
