@@ -178,13 +178,13 @@ PUBLISHED_ON_20000 = {  # the same settings with more epochs
     for name, settings in PUBLISHED_ON_DIGITS.items()
 } | {"SFR-on": {"steps": 80, "alpha": 1.0}}
 
-ON_20000 = {  # a part of CIFAR-10 and a pretrained network at 64 pixels: many models, each of which memorises its images
+ON_20000 = {  # a part of CIFAR-10, a pretrained network at 64 pixels: many models, each memorises its images
     **SHORT["class"],
     "images": 20000,
     "golds": 5,
     "model": {"name": "tf_efficientnet_lite0", "weights": "imagenet", "image_size": 64},
     "batches": {"image_size": 64, **AS_DOCUMENT_B},
-    "training": {"epochs": 6, "plain_epochs": 2, "batch_size": 64, "lr": 0.02, "schedule": "onecycle"},
+    "training": {"epochs": 6, "plain_epochs": 4, "batch_size": 64, "lr": 0.02, "schedule": "onecycle"},
     "unlearning": {"batch_size": 64, "retain_limit": 2000},  # five epochs are about a tenth of retraining
     "evaluation": {"final": 2000, "tracked": 500},
     "tuning": {"trials": 8, "epochs": 5},

@@ -62,13 +62,13 @@ CLAIMS = [
     ),
     (
         "11",
-        "The first four then repair the model by fine-tuning on retained images, the last three never train.",
+        "The first four then fine-tune on retained images to repair the model. The last three never train.",
         "all(value(s, name, 'steps') > 0 for s in BOTH for name in ('NoT', 'NoT+CL', 'CT', 'MSG'))"
         " and all(value(s, name, 'steps') == 0 for s in BOTH for name in ('SSD', 'Fisher', 'Influence'))",
     ),
     (
         "11",
-        "counts every image that a model processed, also those for masks",
+        "counts every processed image, including those used to compute masks",
         "all(value(s, 'SSD', 'images') > 0 for s in BOTH)",
     ),
     (
@@ -78,7 +78,7 @@ CLAIMS = [
     ),
     (
         "11",
-        "In the class scenario Original still predicts the class for these,",
+        "In the class scenario Original recognises the class on held-out images too,",
         "value('class', 'Original', 'accuracy', 'test forget') > 50 and 'ReGUn' not in methods('class')",
     ),
     (
@@ -88,12 +88,12 @@ CLAIMS = [
     ),
     (
         "12",
-        "In the random scenario Gold's losses have the same distribution on both, and that is the target.",
+        "Gold's losses have the same distribution on forgotten and unseen images: this is the target.",
         "abs(attack('random', 'Gold', 'Streisand KS')) < 0.2",
     ),
     (
         "12",
-        "Similarity to an untrained network, from 0.307 to 1.",
+        "is the similarity to an untrained network, from 0.307 to 1.",
         "all(0.306 < attack(s, name, 'ZRF') <= 1 for s in BOTH for name in ('Original', *golds(s)))",
     ),
     (
@@ -103,12 +103,12 @@ CLAIMS = [
     ),
     (
         "12",
-        "Gold's value is above that, since it has learnt features from other classes.",
+        "Gold's value is above 0.5, since Gold has learnt features from other classes.",
         "all(attack('class', name, 'class attack') > 0.6 for name in golds('class'))",
     ),
     (
         "13",
-        "That row has neither U-LiRA nor forgetting quality with fewer than three Golds, nor in the class scenario.",
+        "Gold's row has no U-LiRA and no forgetting quality in the class scenario, or with fewer than three Golds.",
         "has_audit('random', 'Gold', 'U-LiRA AUC') == (len(golds('random')) >= 3)",
     ),
     (
@@ -124,7 +124,7 @@ CLAIMS = [
     ),
     (
         "15",
-        "On images without it, it is as good as any other model, so that no accuracy reports the backdoor.",
+        "the model is as accurate as any other, so accuracy does not reveal the backdoor.",
         "abs(left('backdoor', 0, 'Original', 'accuracy, clean images')"
         " - left('backdoor', 0, 'Clean Gold', 'accuracy, clean images')) < 8",
     ),
@@ -133,13 +133,13 @@ CLAIMS = [
 AUDIT_CLAIMS = [
     (
         "results",
-        "In the row of Margin matching the accuracy on the forgotten images is within 6 points of Gold's,",
+        "Margin matching's accuracy on the forgotten images is within 6 points of Gold's.",
         "abs(audited('random', 'Margin matching', 'UA') - audited('random', GOLDS, 'UA')) < 6"
         " and audited('random', 'Margin matching', 'U-LiRA AUC') > 0.65",
     ),
     (
         "results",
-        "No method reaches the floor at any cost that was allowed.",
+        "No method in this table reaches the floor.",
         "all(audited('random', name, 'average gap') > 4 * floor('random')"
         " for name in audited_models('random', 'method'))",
     ),
@@ -152,7 +152,7 @@ AUDIT_CLAIMS = [
     ),
     (
         "results",
-        "they lost 7 to 22 points.",
+        "The methods below the line lost 7 to 22 points.",
         "all(6.5 < audited('random', GOLDS, 'RA') - audited('random', name, 'RA') < 22"
         " for name in audited_models('random', 'method') if name not in ('Margin matching', 'ReGUn'))",
     ),
@@ -164,7 +164,7 @@ AUDIT_CLAIMS = [
     ),
     (
         "results",
-        "By JSD the two best methods, which share their target, end just above the floor and far below",
+        "By JSD, DELETE and Margin matching end just above the floor and far below a uniform prediction.",
         "sorted(audited_models('class', 'method'), key=lambda name: audited('class', name, 'JSD to Gold'))[:2]"
         " == ['Margin matching', 'DELETE']"
         " and 0 < audited('class', 'DELETE', 'JSD to Gold') - floor('class', 'JSD to Gold') < 0.03"
