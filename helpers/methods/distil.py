@@ -137,7 +137,7 @@ def margin_matching(model, split, *, ranked=True, share=1.0, epochs=5, lr=0.02, 
     """Margin matching (this suite): min CE on D_r and D_f, D_f under the predictions of `unseen_logits`.
 
     The learning rate falls as a cosine. With `ranked=False` or `share=0` the method lacks one of its parts. The target
-    was chosen among several by the gap to Gold on CIFAR-10 (preset `short`, seed 0): there it is tuned on Gold.
+    was chosen among several by the gap to Gold on CIFAR-10 (preset `short`, seed 0): there it is chosen with Gold.
     Relatives that match forgotten images to unseen ones or to an estimate of Gold: A-AMU (Khan, 2025), AdaProb (Zhao et
     al., 2024), TMU (Niu et al., 2025), ReGUn, DMM (Georgiev et al., ICLR 2025).
     """
