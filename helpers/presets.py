@@ -184,7 +184,7 @@ ON_20000 = {  # a part of CIFAR-10, a pretrained network at 64 pixels: many mode
     "golds": 5,
     "model": {"name": "tf_efficientnet_lite0", "weights": "imagenet", "image_size": 64},
     "batches": {"image_size": 64, **AS_DOCUMENT_B},
-    "training": {"epochs": 6, "plain_epochs": 4, "batch_size": 64, "lr": 0.02, "schedule": "onecycle"},
+    "training": {"epochs": 6, "plain_epochs": 3, "batch_size": 64, "lr": 0.02, "schedule": "onecycle"},
     "unlearning": {"batch_size": 64, "retain_limit": 2000},  # five epochs are about a tenth of retraining
     "evaluation": {"final": 2000, "tracked": 500},
     "tuning": {"trials": 8, "epochs": 5},

@@ -260,15 +260,23 @@ def check_cluster():
 
 
 def command_for(file, jobs, profile="local"):
-    """Snakemake on a configuration; notebooks whose figures or tables were deleted run again."""
+    """Snakemake on a configuration.
+
+    A notebook whose figures or tables were deleted runs again, and so does a job whose result has another fingerprint:
+    Snakemake stores fingerprints in the checkout, but several checkouts can share one folder of runs.
+    """
     command = [sys.executable, "-m", "snakemake", "all", "--snakefile", "workflow/Snakefile", "--configfile", file]
     command += ["--profile", f"workflow/profiles/{profile}"]
-    incomplete = [
-        job.result
-        for job in jobs
-        if any(not (ROOT / job.output / name).exists() for name in job.record.get("outputs", []))
-    ]
-    return command + ["--forcerun", *incomplete] * bool(incomplete)
+    stale = [job.result for job in jobs if is_stale(job)]
+    return command + ["--forcerun", *stale] * bool(stale)
+
+
+def is_stale(job):
+    """Whether the result exists, but is of another fingerprint or lacks one of its figures and tables."""
+    if not (record := job.record):
+        return False
+    lost = any(not (ROOT / job.output / name).exists() for name in record.get("outputs", []))
+    return lost or record.get("made_from") != job.made_from
 
 
 def pending(jobs):

@@ -168,14 +168,24 @@ def unseen_logits(model, split, ranked=True):
     if split.forget_classes:
         return without_classes(z, split.forget_classes)
     z_h, y_h = predict(model, held_out)[0], held_out.y.cpu()
+    return with_margins(z, y, z_h, y_h, z if ranked else None)
+
+
+def with_margins(z, y, z_h, y_h, order=None):
+    """Logits `z` `(n, classes)` with the margins of held-out images: in each class, the margin of the same rank.
+
+    Ranks are those of the margins under the logits `order`; random if None. A class without held-out images gets -inf.
+    """
+    z = z.clone()
     for c in y.unique():
-        margin, wanted = (margins(logits[labels == c], c) for logits, labels in ((z, y), (z_h, y_h)))
+        wanted = margins(z_h[y_h == c], c)
         if not len(wanted):
             z[y == c, c] = -torch.inf
             continue
-        order = margin.argsort() if ranked else torch.randperm(len(margin))
-        rank = (order.argsort() + 0.5) / len(margin)
-        z[y == c, c] += wanted.quantile(rank) - margin
+        own = margins(z[y == c], c)
+        first = torch.randperm(len(own)) if order is None else margins(order[y == c], c).argsort()
+        rank = (first.argsort() + 0.5) / len(own)
+        z[y == c, c] += wanted.quantile(rank) - own
     return z
 
 

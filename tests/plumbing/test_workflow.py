@@ -350,6 +350,10 @@ def story(tmp_path_factory):
     notebook.write_text(notebook.read_text().replace("print(preset)", "print(start)"))
     chapter("other cell")
     chapter("and again")
+    shutil.rmtree(repository / ".snakemake" / "metadata")
+    chapter("another checkout", "--dry-run")
+    notebook.write_text(notebook.read_text().replace("print(start)", "print(preset)"))
+    chapter("another checkout, other cell", "--dry-run")
     return repository, answers
 
 
@@ -422,6 +426,12 @@ def test_code_is_a_reason(story):
     answer, ran = story[1]["other cell"]
     assert answer.returncode == 0 and ran[0] == "02" and sorted(ran) == ["02", "10", "17"]
     assert story[1]["and again"][1] == []
+
+
+def test_a_checkout_judges_results_that_another_has_made(story):
+    """Snakemake's metadata stay in the checkout that made a result in a shared folder."""
+    assert story[1]["another checkout"][0].stdout.endswith("Would run: nothing\n")
+    assert "02 some words" in story[1]["another checkout, other cell"][0].stdout.splitlines()[-1]
 
 
 def test_a_notebook_depends_on_what_it_imports():
