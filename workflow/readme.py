@@ -17,9 +17,12 @@ from helpers.results.flags import method_flags
 from helpers.results.leaderboard import COSTS, JSD, chosen_with_gold, conclusions, leaderboard
 from helpers.results.published import PUBLISHED
 from helpers.results.statistics import format_ci
+from helpers.results.tables import beside_published, published_lines
 
 DATA = "cifar10"
 RESULTS, AUDIT = FIGURES / "cifar10-short" / "results.csv", FIGURES / "cifar10-audit" / "audit.csv"
+CHAIN = FIGURES / "cifar10-short-scenarios-random-start-chain" / "results.csv"
+TARGETS = FIGURES / "cifar10-audit" / "targets.csv"
 COLUMNS = {
     "random": {name: (name, "accuracy", 1) for name in ("retain", "forget", "validation", "test")},
     "class": {
@@ -45,7 +48,29 @@ def tables(results, audits, without=(), rows=None):
     ours = {f"table {s}": table(results, s) for s in dict.fromkeys(results.scenario)}
     lines = conclusions(audits, DATA)
     verdicts = "\n".join(line for line in lines.splitlines() if JSD not in line)
-    return ours | boards | with_gold | {"conclusions": lines, "verdicts": verdicts}
+    others = {"targets": targets(), **beside_document_a(results)}
+    return ours | boards | with_gold | others | {"conclusions": lines, "verdicts": verdicts}
+
+
+def targets():
+    """What limits Margin matching (`audit.targets`), as Markdown."""
+    found = pd.read_csv(TARGETS, dtype={"epochs": "Int64"})
+    digits = {"gap to Gold": 2, "JSD to Gold": 3, "target's JSD to Gold": 3, "RMIA AUC": 3, "% of retraining": 0}
+    lines = [["", "epochs", *digits]]
+    for _, row in found.iterrows():
+        numbers = ["" if pd.isna(row[name]) else f"{row[name]:.{n}f}" for name, n in digits.items()]
+        lines.append([row.target, "" if pd.isna(row.epochs) else str(row.epochs), *numbers])
+    return markdown(lines)
+
+
+def beside_document_a(results):
+    """Document A's numbers beside those of fresh and of chained runs, and the computed lines below them."""
+    sources = {"fresh": results, "chain": pd.read_csv(CHAIN, keep_default_na=False, na_values={"value": ""})}
+    found = beside_published(sources, "random")
+    lines = [["", *(f"{number}, {source}" for number, source in found.columns)]]
+    for method, row in found.iterrows():
+        lines.append([method, *("" if pd.isna(value) else f"{value:.1f}" for value in row)])
+    return {"document A": markdown(lines), "document A, lines": "\n".join(published_lines(found))}
 
 
 def board(shown):

@@ -12,6 +12,7 @@ from sklearn.linear_model import RidgeCV
 
 from ..methods.distil import match, unseen_logits, with_margins
 from ..metrics import js_distance, predict
+from .one_model import rmia_auc
 
 TARGETS = ("own", "corrected", "Gold 3")
 BRIEF, LONG = {"epochs": 2, "share": 0.5}, {"epochs": 6, "share": 0.5}
@@ -64,23 +65,33 @@ def first(batches, count):
 
 
 def table(experiment, found):
-    """One row per target: the distance of its run to Gold, of the target itself, and the cost.
+    """One row per run: gap and Jensen-Shannon distance to Gold, RMIA, the target's own distance, the cost.
+
+    First come Original, Gold 2 and Gold 3, whose distances to Gold are the floor. RMIA uses the three Golds, but never
+    the attacked model.
 
     Args:
         found: of `runs_towards`.
     """
-    gold, split = experiment.gold(), experiment.split
-    forget = replace(split.forget, shuffle=False)
-    predicted = predict(gold.model, forget)[0]
+    golds, split = [experiment.gold(number) for number in (1, 2, 3)], experiment.split
+    y = {name: batches.y.cpu() for name, batches in split.sets.items()}
+    predicted = predict(golds[0].model, replace(split.forget, shuffle=False))[0]
     rows = {}
-    for target, run in found.items():
+    for name, run in {
+        "Original": experiment.original(),
+        "Gold 2": golds[1],
+        "Gold 3 itself": golds[2],
+        **found,
+    }.items():
         measured = experiment.measured(run)
         gaps = measured[measured.metric == "gap to Gold"].set_index("set").value
-        wanted = estimate(experiment, target, experiment.original().model, split)
-        rows[target] = {
-            "gap to Gold, points": gaps[list(experiment.scenario.gap)].mean(),
-            "JSD to Gold": measured[(measured.metric == "JSD to Gold")].value.iloc[0],
-            "JSD to Gold, target": js_distance(wanted, predicted).mean().item(),
-            "% of retraining": 100 * run.cost["images"] / gold.cost["images"],
+        rows[name] = {
+            "gap to Gold": gaps[list(experiment.scenario.gap)].mean(),
+            "JSD to Gold": measured[measured.metric == "JSD to Gold"].value.iloc[0],
+            "RMIA AUC": rmia_auc(experiment, run, [gold for gold in golds if gold.id != run.id], y),
+            "% of retraining": 100 * run.cost["images"] / golds[0].cost["images"],
         }
+        if name in found:
+            wanted = estimate(experiment, name, experiment.original().model, split)
+            rows[name]["target's JSD to Gold"] = js_distance(wanted, predicted).mean().item()
     return pd.DataFrame(rows).T.rename_axis("target")

@@ -50,6 +50,21 @@ def test_the_numbers_in_the_text_are_those_of_the_results():
     assert "For a class, DELETE and M2 have a place above. For a random share no method has a place" in README
 
 
+def test_the_text_on_targets_agrees_with_its_table():
+    """Own and corrected target, the perfect estimate, two Golds: gap, distance of the target, RMIA."""
+    import readme
+
+    found = pd.read_csv(readme.TARGETS).set_index(["target", "epochs"])
+    brief, gap, rmia = found.xs(2, level="epochs"), "gap to Gold", "RMIA AUC"
+    golds = found.loc[["Gold 2", "Gold 3 itself"]]
+    assert brief[gap]["own"] <= golds[gap].max() and brief["% of retraining"]["own"] <= 10
+    for epochs in (2, 6):
+        part = found.xs(epochs, level="epochs")
+        assert golds[rmia].max() + 0.05 < part[rmia]["Gold 3"] < part[rmia]["own"] - 0.02
+        assert part["target's JSD to Gold"]["corrected"] < part["target's JSD to Gold"]["own"]
+        assert part[gap]["corrected"] > part[gap]["own"] and abs(part[rmia]["corrected"] - part[rmia]["own"]) < 0.01
+
+
 def test_an_unknown_marker_is_reported():
     import readme
 

@@ -1,0 +1,65 @@
+"""Targets of Margin matching: what each predicts, and what the training towards it costs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.audit import targets
+from helpers.datasets import load_data
+from helpers.experiment import Experiment
+from helpers.methods.distil import unseen_logits
+from helpers.metrics import predict
+
+pytestmark = pytest.mark.usefixtures("runs_folder")
+
+
+def margin(logits, y):
+    z = logits.double().numpy()
+    return np.array([row[c] - np.log(np.exp(np.delete(row, c)).sum()) for row, c in zip(z, y.tolist())])
+
+
+@pytest.fixture
+def experiment():
+    return Experiment(load_data("clean-digits"), "random", "smoke")
+
+
+def test_the_corrected_target_has_the_margins_of_held_out_images(trained, toy, random_split):
+    """In each class; a network that predicts as the model does on unseen images changes which image has which."""
+    forget, held_out = (replace(b, shuffle=False) for b in (random_split.forget, random_split.validation))
+    corrected = targets.corrected_logits(trained, toy(7), random_split)
+    own = unseen_logits(trained, random_split)
+    unseen = margin(predict(trained, held_out)[0], held_out.y)
+    for c in range(4):
+        mine, theirs = (forget.y == c).numpy(), (held_out.y == c).numpy()
+        levels = (np.arange(mine.sum()) + 0.5) / mine.sum()
+        assert np.sort(margin(corrected, forget.y)[mine]) == pytest.approx(
+            np.quantile(unseen[theirs], levels), abs=1e-4
+        )
+    rest = torch.ones_like(own).scatter(1, forget.y[:, None], 0).bool()
+    assert not torch.allclose(own[rest], corrected[rest])
+
+
+def test_a_correction_by_the_model_itself_keeps_its_predictions_of_unseen_images(trained, random_split):
+    """The ridge on the model's own features reproduces its log-probabilities on the images that it was fitted on."""
+    alike = replace(random_split, forget=replace(random_split.validation, shuffle=False))
+    corrected = targets.corrected_logits(trained, trained, alike).softmax(1)
+    own = predict(trained, alike.forget)[0].softmax(1)
+    assert (corrected - own).abs().mean() < 0.1
+
+
+def test_the_third_gold_is_the_oracle_and_each_run_trains_equally_long(experiment):
+    found = targets.runs_towards(experiment, epochs=1, share=0.5)
+    assert list(found) == list(targets.TARGETS)
+    wanted = targets.estimate(experiment, "Gold 3", experiment.original().model, experiment.split)
+    assert torch.allclose(wanted, experiment.gold(3).logits["forget"], atol=1e-4)
+    table = targets.table(experiment, found)
+    assert table.loc["Gold 3", "target's JSD to Gold"] == pytest.approx(
+        table.loc["Gold 3 itself", "JSD to Gold"], abs=1e-3
+    )
+    seen = {name: run.cost["images"] for name, run in found.items()}
+    forgotten, held_out = len(experiment.split.forget.index), len(experiment.split.validation.index)
+    assert seen["own"] - seen["Gold 3"] == min(forgotten, held_out)
+    assert seen["corrected"] - seen["own"] == forgotten + min(forgotten, held_out)
+    assert len({run.history[-1]["steps"] for run in found.values()}) == 1
