@@ -165,9 +165,10 @@ def save_figure(figure, suite, name, alt):
 
 
 def provenance(suite):
-    """`scikit-learn digits · quick · seed 0`."""
-    seeds = sorted({e.seed for e in suite})
-    return f"{suite[0].data.title} · {suite[0].preset_name} · seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    """`scikit-learn digits · quick · seed 0`, and `· chain` where methods start from each other's results."""
+    seeds, first = sorted({e.seed for e in suite}), suite[0]
+    parts = [first.data.title, first.preset_name, f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"]
+    return " · ".join(parts + ["chain"] * (first.start == "chain"))
 
 
 def save_table(table, suite, name):

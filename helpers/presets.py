@@ -190,13 +190,13 @@ ON_20000 = {  # a part of CIFAR-10, a pretrained network at 64 pixels: many mode
     "tuning": {"trials": 8, "epochs": 5},
     "published": PUBLISHED_ON_20000,
 }
-FIRST = {name: settings for name, settings in SHORT["class"]["methods"].items() if name != "Fine-tuning"}
+OF_BOTH = {name: settings for name, settings in SHORT["class"]["methods"].items() if name != "Fine-tuning"}
 
 AUDIT = {
     "random": {
         **ON_20000,
         "audit": {"shadows": 16, "methods": [*AUDITED, "Random labels", "ReGUn"]},
-        "methods": {"M1 Retain FT": {"epochs": 5, "lr": 0.01}, **FIRST},
+        "methods": {"M1 Retain FT": {"epochs": 5, "lr": 0.01}, **OF_BOTH},
     },
     "class": {**ON_20000, "audit": {"shadows": 16, "methods": [*AUDITED_CLASS, "SCRUB"]}},
 }

@@ -183,6 +183,7 @@ def step(loss, optimizer, scheduler):
     loss.backward()
     optimizer.step()
     scheduler.step()
+    torch.clear_autocast_cache()  # needed where a method trains another network, within the context of its own step
 
 
 def mean_loss(losses, message):

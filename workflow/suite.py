@@ -272,11 +272,10 @@ def command_for(file, jobs, profile="local"):
 
 
 def is_stale(job):
-    """Whether the result exists, but is of another fingerprint or lacks one of its figures and tables."""
-    if not (record := job.record):
-        return False
+    """Whether the result exists, but is damaged, of another fingerprint, or lacks one of its figures and tables."""
+    record = job.record
     lost = any(not (ROOT / job.output / name).exists() for name in record.get("outputs", []))
-    return lost or record.get("made_from") != job.made_from
+    return (ROOT / job.result).exists() and (lost or record.get("made_from") != job.made_from)
 
 
 def pending(jobs):

@@ -11,6 +11,7 @@ from helpers.datasets import load_data, read_forget_list
 from helpers.experiment import Experiment, MissingRun
 from helpers.metrics import predict
 from helpers.models import build_model
+from helpers.notebook import provenance
 from helpers.presets import PRESETS
 from helpers.training import EpochEnd
 
@@ -280,6 +281,11 @@ def test_a_chain_continues_on_the_model_before():
     assert fresh.unlearn(second).made_with["start"] == fresh.original().id
     assert not equal(chain.unlearn(second).model, fresh.unlearn(second).model)
     assert chain.unlearn("Nothing", nothing).made_with["start"] == chain.original().id
+
+
+def test_a_chain_stands_in_the_line_of_origin():
+    fresh, chain = (provenance([experiment("random", start=start)]) for start in ("fresh", "chain"))
+    assert chain == f"{fresh} · chain" and fresh.endswith("smoke · seed 0")
 
 
 def test_the_class_scenario_has_no_chain():

@@ -354,6 +354,11 @@ def story(tmp_path_factory):
     chapter("another checkout", "--dry-run")
     notebook.write_text(notebook.read_text().replace("print(start)", "print(preset)"))
     chapter("another checkout, other cell", "--dry-run")
+    notebook.write_text(notebook.read_text().replace("print(preset)", "print(start)"))
+    result = repository / FOLDER / "seed0/04.json"
+    result.write_text(result.read_text()[:40])
+    chapter("damaged result", "--dry-run")
+    chapter("status of a damaged result", "status", "--only", "04")
     return repository, answers
 
 
@@ -432,6 +437,13 @@ def test_a_checkout_judges_results_that_another_has_made(story):
     """Snakemake's metadata stay in the checkout that made a result in a shared folder."""
     assert story[1]["another checkout"][0].stdout.endswith("Would run: nothing\n")
     assert "02 some words" in story[1]["another checkout, other cell"][0].stdout.splitlines()[-1]
+
+
+def test_a_damaged_result_is_made_again(story):
+    planned = story[1]["damaged result"][0].stdout.splitlines()[-1]
+    assert "04 some words" in planned and "02 some words" not in planned
+    answer = story[1]["status of a damaged result"][0]
+    assert answer.returncode == 0 and "04 some words, seed 0: to do" in answer.stdout
 
 
 def test_a_notebook_depends_on_what_it_imports():

@@ -50,16 +50,25 @@ def test_a_correction_by_the_model_itself_keeps_its_predictions_of_unseen_images
 
 
 def test_the_third_gold_is_the_oracle_and_each_run_trains_equally_long(experiment):
-    found = targets.runs_towards(experiment, epochs=1, share=0.5)
-    assert list(found) == list(targets.TARGETS)
-    wanted = targets.estimate(experiment, "Gold 3", experiment.original().model, experiment.split)
-    assert torch.allclose(wanted, experiment.gold(3).logits["forget"], atol=1e-4)
-    table = targets.table(experiment, found)
-    assert table.loc["Gold 3", "target's JSD to Gold"] == pytest.approx(
-        table.loc["Gold 3 itself", "JSD to Gold"], abs=1e-3
-    )
-    seen = {name: run.cost["images"] for name, run in found.items()}
+    found = targets.compare(experiment, lengths=(1,))
+    assert list(found.target) == ["Original", "Gold 2", "Gold 3 itself", *targets.TARGETS]
+    assert found.epochs[3:].eq(1).all() and found.epochs[:3].isna().all()
+    found = found.set_index("target")
+    oracle = found["target's JSD to Gold"]["Gold 3"]
+    assert oracle == pytest.approx(found["JSD to Gold"]["Gold 3 itself"], abs=1e-3)
+    runs = {target: targets.towards(experiment, target, 1) for target in targets.TARGETS}
+    seen = {name: run.cost["images"] for name, run in runs.items()}
     forgotten, held_out = len(experiment.split.forget.index), len(experiment.split.validation.index)
     assert seen["own"] - seen["Gold 3"] == min(forgotten, held_out)
     assert seen["corrected"] - seen["own"] == forgotten + min(forgotten, held_out)
-    assert len({run.history[-1]["steps"] for run in found.values()}) == 1
+    assert len({run.history[-1]["steps"] for run in runs.values()}) == 1
+    for target, run in runs.items():
+        share = 100 * run.cost["images"] / experiment.gold().cost["images"]
+        assert found["% of retraining"][target] == pytest.approx(share)
+
+
+def test_an_unknown_target_and_the_class_scenario_are_refused_in_one_line(experiment):
+    with pytest.raises(ValueError, match="^target 'gold 3' is unknown: one of own, corrected, Gold 3"):
+        targets.estimate(experiment, "gold 3", experiment.original().model, experiment.split)
+    with pytest.raises(ValueError, match="^not for the class scenario: "):
+        targets.compare(Experiment(load_data("clean-digits"), "class", "smoke"))

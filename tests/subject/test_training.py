@@ -499,3 +499,18 @@ def test_a_run_ends_where_stop_ends_it(toy, random_split):
     model.register_forward_hook(lambda *args: steps.append(1))
     result = unlearn("M1 Retain FT", model, random_split, {"epochs": 5}, batch_size=8, stop=lambda: len(steps) > 3)
     assert result.cost["steps"] == 3 and not result.model.training
+
+
+def test_a_network_that_a_method_trains_learns_as_it_does_outside(toy, random_split, monkeypatch):
+    """In bfloat16, autocast keeps its copies of the weights until the outermost context ends."""
+    monkeypatch.setattr(devices, "precision", lambda *_: "bfloat16")
+    settings = {"batch_size": 8, "epochs": 3, "lr": 0.05}
+    outside, inside = toy(1), toy(1)
+    train(outside, random_split.retain, **settings)
+
+    def with_teacher(model, split):
+        train(inside, split.retain, **settings)
+        yield Phase(0.0)
+
+    unlearn(with_teacher, toy(2), random_split)
+    assert equal(outside, inside)
