@@ -4,6 +4,7 @@ import inspect
 import io
 from importlib.metadata import version
 
+import pandas as pd
 from IPython.display import Image, Markdown, display
 
 from . import paths, plots
@@ -27,6 +28,7 @@ def open_suite(variables, show=True):
     """
     suite = open_experiments({name: variables[name] for name in PARAMETERS if name in variables})
     plots.use_style(suite[0].data.classes)
+    pd.set_option("display.max_columns", 20)  # pandas' choice in a notebook, unless it was imported before the kernel
     if show:
         display(Markdown(describe(suite)))
     return suite

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from toys import equal
@@ -11,7 +12,7 @@ from helpers.datasets import load_data, read_forget_list
 from helpers.experiment import Experiment, MissingRun
 from helpers.metrics import predict
 from helpers.models import build_model
-from helpers.notebook import provenance
+from helpers.notebook import open_suite, provenance
 from helpers.presets import PRESETS
 from helpers.training import EpochEnd
 
@@ -286,6 +287,14 @@ def test_a_chain_continues_on_the_model_before():
 def test_a_chain_stands_in_the_line_of_origin():
     fresh, chain = (provenance([experiment("random", start=start)]) for start in ("fresh", "chain"))
     assert chain == f"{fresh} · chain" and fresh.endswith("smoke · seed 0")
+
+
+def test_tables_look_the_same_wherever_pandas_was_imported():
+    """Outside a kernel pandas would print as many columns as a terminal is wide."""
+    with pd.option_context("display.max_columns", 0):
+        open_suite({"preset": "smoke", "scenarios": ["random"]}, show=False)
+        wide = pd.DataFrame([[1.25] * 15], columns=[f"column {n}" for n in range(15)])
+        assert all(name in repr(wide) for name in wide) and "..." not in repr(wide)
 
 
 def test_the_class_scenario_has_no_chain():
