@@ -414,6 +414,13 @@ class Experiment:
         earlier = map(self.unlearn, reversed(self.methods[: self.methods.index(name)]))
         return next((run for run in earlier if not run.diverged), self.original())
 
+    def cost(self, run):
+        """What a run cost, `{"seconds", "steps", "images"}`; in a chain with all methods between Original and it."""
+        if run.kind != "method" or self._start(run.name).kind != "method":
+            return run.cost
+        before = self.cost(self._start(run.name))
+        return {unit: before[unit] + value for unit, value in run.cost.items()}
+
     # --- making and storing ---
 
     def _determines(self, seed):

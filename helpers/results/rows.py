@@ -92,7 +92,7 @@ def rows_of(e, run):
     retain = next(value for _, name, metric, value in rows if (name, metric) == ("retain", "accuracy"))
     if is_collapsed(largest, retain, len(e.data.classes)):
         rows.append((run.epochs, "", COLLAPSED, 1.0))
-    for unit, value in run.cost.items():
+    for unit, value in e.cost(run).items():
         rows.append((run.epochs, "", unit, value))
         if e.preset["golds"]:
             rows.append((run.epochs, "", f"{unit}, % of retraining", 100 * value / e.gold().cost[unit]))
@@ -176,6 +176,6 @@ def run_row(e, run):
         "settings_origin": run.settings_origin,
         "model": e.network,
         **{name: run.environment[name] for name in environment},
-        **{unit: run.cost.get(unit) for unit in ("seconds", "steps", "images")},
+        **{unit: e.cost(run).get(unit) for unit in ("seconds", "steps", "images")},
         "diverged": run.diverged,
     }

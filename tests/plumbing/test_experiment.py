@@ -14,6 +14,7 @@ from helpers.metrics import predict
 from helpers.models import build_model
 from helpers.notebook import open_suite, provenance
 from helpers.presets import PRESETS
+from helpers.results import run_rows
 from helpers.training import EpochEnd
 
 pytestmark = pytest.mark.usefixtures("runs_folder")
@@ -282,6 +283,10 @@ def test_a_chain_continues_on_the_model_before():
     assert fresh.unlearn(second).made_with["start"] == fresh.original().id
     assert not equal(chain.unlearn(second).model, fresh.unlearn(second).model)
     assert chain.unlearn("Nothing", nothing).made_with["start"] == chain.original().id
+    assert chain.cost(chain.unlearn(first)) == chain.unlearn(first).cost
+    both = chain.unlearn(first).cost["images"] + chain.unlearn(second).cost["images"]
+    assert chain.cost(chain.unlearn(second))["images"] == both > fresh.cost(fresh.unlearn(second))["images"]
+    assert run_rows([chain], [chain.unlearn(second)]).set_index("method").images[second] == both
 
 
 def test_a_chain_stands_in_the_line_of_origin():
