@@ -17,7 +17,7 @@ from helpers.results.flags import method_flags
 from helpers.results.leaderboard import COSTS, JSD, chosen_with_gold, conclusions, leaderboard
 from helpers.results.published import PUBLISHED
 from helpers.results.statistics import format_ci
-from helpers.results.tables import beside_published, published_lines
+from helpers.results.tables import beside_published, gap_in_words, published_lines
 
 DATA = "cifar10"
 RESULTS, AUDIT = FIGURES / "cifar10-short" / "results.csv", FIGURES / "cifar10-audit" / "audit.csv"
@@ -95,7 +95,7 @@ def table(results, scenario):
             + (f" ({published[heading]:.{digits}f})" if heading in published else "")
             for heading, (name, metric, digits) in COLUMNS[scenario].items()
         ]
-        gap, cost = f"{points.gap[method]:.2f}", f"{points.cost[method]:.0f}"
+        gap, cost = gap_in_words(points.loc[method]), f"{points.cost[method]:.0f}"
         lines.append([method, gap, *cells, cost, flags.get(method, "")])
     return markdown(lines)
 

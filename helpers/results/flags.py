@@ -30,26 +30,32 @@ def is_collapsed(largest_class, retain_accuracy, classes):
 
 
 def accuracies(results):
-    """Mean accuracy over seeds, one row per model and one column per set, of one scenario's results."""
+    """Accuracies of one scenario's results, one row per (model, seed) and one column per set."""
     rows = results[results.metric == "accuracy"]
-    return rows.pivot_table(index="method", columns="set", values="value", aggfunc="mean", sort=False)
+    return rows.pivot_table(index=["method", "seed"], columns="set", values="value", sort=False)
+
+
+def distance(table, one, other):
+    """How far two models of `accuracies` are apart on each set, in points, mean over the seeds that both have."""
+    return (table.loc[one] - table.loc[other]).abs().mean()
 
 
 def method_flags(results):
     """`{method: flag}` of one scenario's methods: collapsed, or no measurable change.
 
     A method has changed nothing measurable if no accuracy has moved from Original's by more than the floor, which is
-    the distance of the two Golds on that set, or `LEAST`. A collapse is a failure, whatever the forget accuracy.
+    the distance of the two Golds on that set, or `LEAST`. A collapse is a failure, whatever the forget accuracy; one
+    seed is enough for this flag.
     """
     names = dict.fromkeys(results.method[results.kind == "method"])
     collapsed = set(results.method[results.metric == COLLAPSED])
     table = accuracies(results)
-    floor = (table.loc["Gold 2"] - table.loc["Gold"]).abs().clip(lower=LEAST) if "Gold 2" in table.index else LEAST
+    floor = distance(table, "Gold 2", "Gold").clip(lower=LEAST) if "Gold 2" in table.index else LEAST
     found = {}
     for name in names:
         if name in collapsed:
             found[name] = COLLAPSED
-        elif name in table.index and ((table.loc[name] - table.loc["Original"]).abs() <= floor).all():
+        elif name in table.index and (distance(table, name, "Original") <= floor).all():
             found[name] = UNCHANGED
     return found
 
@@ -61,9 +67,10 @@ def scenario_flags(results, scenario):
     if "Original" in set(results.method[results.metric == COLLAPSED]):
         statements.append(NEVER_LEARNT)
     if "Gold 2" in table.index:
-        gap = table.sub(table.loc["Gold"])[list(s.gap)].abs().mean(axis=1)
-        if gap["Original"] <= gap["Gold 2"]:
+        original, floor = (distance(table, name, "Gold")[list(s.gap)].mean() for name in ("Original", "Gold 2"))
+        if original <= floor:
             statements.append(NOTHING_TO_FORGET)
-    if table.loc["Original", "forget"] <= table.loc["Original", s.unseen]:
+    original = table.loc["Original"].mean()
+    if original["forget"] <= original[s.unseen]:
         statements.append(NOT_KNOWN_BETTER)
     return statements

@@ -53,6 +53,11 @@ def gap_points(results):
     return points
 
 
+def gap_in_words(row):
+    """The gap of a row of `gap_points`; with half of its interval where there are several seeds."""
+    return format_ci(row.gap, (row.high - row.gap) or np.nan, 2)
+
+
 def group_of(kind, method):
     """The idea of a method; "own" outside the registry, "" for what methods are compared with."""
     if kind != "method":
@@ -102,8 +107,7 @@ def table(results, scenario, data=""):
         if method not in points.index:
             rows[method] = {GAP: "diverged"}
             continue
-        half = points.high[method] - points.gap[method]
-        rows[method] = {GAP: format_ci(points.gap[method], half or np.nan, 2)} | {
+        rows[method] = {GAP: gap_in_words(points.loc[method])} | {
             heading: format_ci(*stats.loc[(method, name, metric), ["mean", "half"]], digits)
             for heading, (name, metric, digits) in columns.items()
             if (method, name, metric) in stats.index
