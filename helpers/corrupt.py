@@ -289,7 +289,9 @@ def outputs(run, own, e):
 
 
 def statements(results, metric, beside):
-    """Markdown lines on one corruption: `metric` of Original, of Gold and of the method that is nearest to clean Gold.
+    """Markdown lines on one corruption: `metric`, then `beside`, of Original, clean Gold, Gold and the best method.
+
+    Gold, retrained without the found part, is a candidate like the methods: which one is nearest to clean Gold?
 
     Args:
         results: of `tidy_rows`, of one corruption.
@@ -297,18 +299,24 @@ def statements(results, metric, beside):
         beside: a metric that must not suffer, named after the first.
     """
     values = results.set_index(["found", "method", "metric"]).value
-    original, clean = values[0, "Original", metric], values[0, CLEAN_GOLD, metric]
+
+    def shown(name, found):
+        return " / ".join(f"{values[found, name, m]:.0f}" for m in (metric, beside))
+
+    def distance(name, found):
+        return abs(values[found, name, metric] - values[0, CLEAN_GOLD, metric])
+
     lines = []
     for found, part in results[(results.found > 0) & (results.metric == metric)].groupby("found"):
-        methods = part[part.kind == "method"]
-        if methods.empty:
+        names = list(part[part.kind == "method"].method)
+        if not names:
             continue
-        best = methods.iloc[(methods.value - clean).abs().argmin()].method
-        shown = {name: [values[found, name, m] for m in (metric, beside)] for name in ("Gold", best)}
+        best = min(names, key=lambda name: distance(name, found))
+        nearest = min(("Gold", best), key=lambda name: distance(name, found))
         lines.append(
-            f"- {results.corruption.iloc[0]}, {found} % found, {metric}: Original {original:.0f} %, clean Gold "
-            f"{clean:.0f} %. Gold, retrained without the found part: {shown['Gold'][0]:.0f} %. The method nearest to "
-            f"clean Gold is **{best}**: {shown[best][0]:.0f} %. Its {beside}: {shown[best][1]:.0f} %, "
-            f"Gold's {shown['Gold'][1]:.0f} %."
+            f"- {results.corruption.iloc[0]}, {found} % found; {metric} / {beside}, %: "
+            f"Original {shown('Original', 0)}, clean Gold {shown(CLEAN_GOLD, 0)}, Gold (retrained without the found "
+            f"part) {shown('Gold', found)}, best method **{best}** {shown(best, found)}. Nearest to clean Gold is "
+            f"**{nearest}**."
         )
     return lines

@@ -123,6 +123,7 @@ class Experiment:
         self.data = subset(data, self.preset.get("images"))
         self.device = devices.pick_device()
         self.report, self.may_train, self.role, self.golds_from, self.memo = report_progress, True, "", None, {}
+        self.own_request = forget_class is not None or forget_index is not None or forget_fraction != 0.1
         forgotten, described = self._forgotten(scenario, data, forget_class, forget_fraction, forget_index)
         self.split_settings = {"scenario": scenario, "seed": SPLIT_SEED, **described}
         self.split = make_split(

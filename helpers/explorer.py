@@ -217,7 +217,7 @@ def cost(figure, view):
     ax, points = figure.subplots(), view.results.points
     plots.gap_panel(points, None, ax)
     chosen = points[points.method == view.method].iloc[0]
-    place = max(chosen.cost, 1.05 * ax.get_xlim()[0]), chosen.gap
+    place = plots.on_axes(points, ax).loc[chosen.name, ["cost", "gap"]]
     ring = {"markersize": 15, "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 2}
     ax.plot(*place, "o", zorder=5, clip_on=False, **ring)
     plots.label_points(ax, plots.of_kind(points, "method"))

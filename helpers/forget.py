@@ -177,7 +177,8 @@ def rows_by(e, runs, results):
     Returns:
         Table indexed by model: `GAP` or `SCORE`, accuracies, cost, and flag, empty for none.
     """
-    found, flags, names = accuracies(results), method_flags(results), [run.name for run in runs]
+    found = accuracies(results).groupby(level="method", sort=False).mean()
+    flags, names = method_flags(results), [run.name for run in runs]
     by = gap_points(results).set_index("method").gap.rename(GAP) if e.preset["golds"] else scores(e, found)
     rows = pd.DataFrame({by.name: by.reindex(names), **{f"{name} %": found[name].reindex(names) for name in found}})
     for unit in ("images, % of retraining", "images", "seconds"):

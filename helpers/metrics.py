@@ -45,7 +45,8 @@ def js_distance(logits, other):
     The square root of the divergence, natural logarithm, as `scipy.spatial.distance.jensenshannon`; clamped at 0 since
     near-identical pairs would give the root of a tiny negative number.
     """
-    log_p, log_q = log_softmax(logits.double(), 1), log_softmax(other.double(), 1)
+    least = torch.finfo(torch.float64).min / 4  # in place of -inf, a prediction of 0
+    log_p, log_q = (log_softmax(values.double(), 1).clamp(min=least) for values in (logits, other))
     apart = log_q - log_p
     above_p, above_q = (
         np.log(2) - torch.logaddexp(torch.zeros_like(apart), a) for a in (apart, -apart)

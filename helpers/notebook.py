@@ -29,6 +29,7 @@ def open_suite(variables, show=True):
     suite = open_experiments({name: variables[name] for name in PARAMETERS if name in variables})
     plots.use_style(suite[0].data.classes)
     pd.set_option("display.max_columns", 20)  # pandas' choice in a notebook, unless it was imported before the kernel
+    pd.set_option("display.max_colwidth", None)
     if show:
         display(Markdown(describe(suite)))
     return suite
@@ -130,8 +131,7 @@ def show_settings(suite, runs):
     """Display the settings with which each run was made, defaults included, and where they come from."""
     table = made.effective_settings(suite, runs)
     for scenario in table.index.unique("scenario"):
-        part = table.xs(scenario, level="scenario")
-        display(Markdown(f"**{scenario}**: settings"), part.loc[:, (part != "").any()])
+        display(Markdown(f"**{scenario}**: settings"), table.xs(scenario, level="scenario"))
 
 
 def in_this_run(suite, results):
@@ -139,9 +139,9 @@ def in_this_run(suite, results):
     box(f"**In this run** ({provenance(suite)})", made.run_lines(results))
 
 
-def verdict(points):
+def verdict(results):
     """Display the sentences of `results.tables.verdict_lines`."""
-    box("**In this run**", made.verdict_lines(points))
+    box("**In this run**", made.verdict_lines(results))
 
 
 def box(title, lines):
@@ -167,9 +167,11 @@ def save_figure(figure, suite, name, alt):
 
 
 def provenance(suite):
-    """`scikit-learn digits · quick · seed 0`, and `· chain` where methods start from each other's results."""
+    """`scikit-learn digits · quick · seed 0`, then the scenario if there is one alone, and `chain` for a chain."""
     seeds, first = sorted({e.seed for e in suite}), suite[0]
+    scenarios = {e.scenario.name for e in suite}
     parts = [first.data.title, first.preset_name, f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"]
+    parts += [plots.TITLES[name] for name in scenarios if len(scenarios) == 1]
     return " · ".join(parts + ["chain"] * (first.start == "chain"))
 
 

@@ -50,6 +50,7 @@ IDEAS = {  # methods by idea: colour, marker
     "own": ("#6B4423", "*"),
 }
 TITLES = {"random": "random scenario", "class": "class scenario"}
+FAR = 3  # a gap of more than so many times Original's is drawn at the upper edge
 HALO = [withStroke(linewidth=2.5, foreground="white")]
 
 # --- style and text -----------------------------------------------------------------------------------------------
@@ -203,10 +204,18 @@ def spread(heights, gap):
 
 
 def looks(names):
-    """`{name: (colour, marker, line)}`: Original black, Gold gold, the others by their place in `names`."""
+    """`{name: (colour, marker, line)}`: Original black, Gold gold, each method the same in all figures if it can be.
+
+    A method's look follows from its place in the registry; where another name of the figure has it, the next is used.
+    """
     found = {"Original": (ORIGINAL, "", "-"), "Gold": (GOLD, "", "-")}
-    for i, name in enumerate(name for name in names if name not in ("Original", "Gold")):
-        found[name] = PALETTE[i % len(PALETTE)], "osD^vP"[i % 6], "-" if i < len(PALETTE) else "--"
+    others, count = [name for name in names if name not in found], len(PALETTE)
+    free, order = list(range(count * (1 + len(others) // count))), list(METHODS)
+    for name in others:
+        wanted = order.index(name) if name in METHODS else 0
+        i = min(free, key=lambda look: (look // count, (look - wanted) % count))
+        free.remove(i)
+        found[name] = PALETTE[i % count], "osD^vP"[i % count], "-" if i < count else "--"
     return found
 
 
@@ -411,8 +420,6 @@ def schedule(results, methods):
         left.stairs(s.reindex(edges[1:]), edges, baseline=None, color=color, linewidth=width, label=method)
         plain = loss[s.reindex(loss.index).eq(0) & (loss.index > 1)]
         curve(right, plain, None, color, marker, linewidth=1.4, markersize=7)
-        for epoch, value in plain.items():
-            write(right, f"{value:.2f}", (epoch, value), (-8, -3), color=color, ha="right")
     left.set(xlabel="epochs done", ylabel="ascent weight s", title=f"Schedule, {TITLES[results.scenario.iloc[0]]}")
     right.set(xlabel="epoch", ylabel="cross-entropy, nats", title="Loss of epochs without ascent", xlim=left.get_xlim())
     right.margins(y=0.15)
@@ -503,14 +510,16 @@ def against_found(results, metrics):
     figure, axes = grid(1, len(metrics), 3.4 * len(metrics), 3.4)
     style = looks(dict.fromkeys(results.method[results.kind == "method"]))
     for ax, metric in zip(axes[0], metrics):
-        for (kind, method), rows in results[results.metric == metric].groupby(["kind", "method"], sort=False):
+        here = results[results.metric == metric]
+        for (kind, method), rows in here.groupby(["kind", "method"], sort=False):
             if kind in ("original", "reference"):
                 color = ORIGINAL if kind == "original" else TEST
                 ax.axhline(rows.value.item(), color=color, linestyle="--", linewidth=1.5, label=method)
             else:
                 color, marker, line = style[method]
                 ax.plot(rows.found, rows.value, line, color=color, marker=marker or "o", label=method)
-        ax.set(title=textwrap.fill(metric, 22), xlabel="found, % of the corrupted images", ylim=(-3, 103))
+        ax.set(title=textwrap.fill(metric, 22), xlabel="found, % of the corrupted images")
+        ax.set_ylim(percent_limits(here.value))
         ax.set_xticks(sorted(set(results.found) - {0}))
     axes[0, 0].set_ylabel("percent")
     legend_below(axes[0, 0])
@@ -539,7 +548,7 @@ def grouped_bars(results, methods, sets, ax=None):
 # --- predictions and features -------------------------------------------------------------------------------------
 
 
-def predicted_as(shares, classes, forgotten, ax=None):
+def predicted_as(shares, classes, forgotten, of="", ax=None):
     """Heat map: what the forgotten classes' test images are predicted as, one row per model.
 
     With more than 15 classes, those that are predicted most have a column, the others have one together.
@@ -547,6 +556,7 @@ def predicted_as(shares, classes, forgotten, ax=None):
     Args:
         shares: a table in percent, one column per class.
         forgotten: numbers of the forgotten classes, or one number.
+        of: the images, for the title.
     """
     forgotten, names = [*np.atleast_1d(forgotten)], [*classes]
     shares = shares.set_axis(range(len(names)), axis=1)
@@ -558,7 +568,7 @@ def predicted_as(shares, classes, forgotten, ax=None):
     ax = axes_on(ax, 2.6 + 0.8 * len(names), 1.1 + 0.36 * len(shares))
     cells = {"annot": True, "fmt": ".0f", "annot_kws": {"size": 9}, "linewidths": 0.5, "cbar": False}
     sns.heatmap(shares, cmap="cividis", vmin=0, vmax=100, xticklabels=False, ax=ax, **cells)
-    ax.set(xlabel="", ylabel="", title="predicted as, % of images")
+    ax.set(xlabel="", ylabel="", title=": ".join([*([of] if of else []), "predicted as, % of images"]))
     name_models(ax, shares.index)
     if ax.figure.get_layout_engine():
         ax.figure.draw_without_rendering()
@@ -635,7 +645,8 @@ def gap_panel(points, floor, ax):
     methods, original = of_kind(points, "method"), of_kind(points, "original").gap.iloc[0]
     some = methods.cost[methods.cost > 0]
     left, right = (some.min() / 2.2, some.max() * 1.7) if len(some) else (0.1, 1)
-    cost, top = methods.cost.clip(lower=1.05 * left), 1.15 * max(methods.high.max(), original, 1)
+    near = methods.high[methods.gap <= max(FAR * original, 1)]
+    top = 1.15 * max([*near, original, 1])
     ax.set(xscale="log", xlim=(left, right), xlabel="images processed, % of retraining")
     ticks = [n * 10.0**power for power in range(-6, 5) for n in (1, 2, 5)]
     ticks = [tick for tick in ticks if 1.3 * left < tick <= right]
@@ -657,7 +668,8 @@ def gap_panel(points, floor, ax):
         write(ax, "floor: Gold against Gold", (0.015, low), (0, 2), ("axes fraction", "data"), color=GOLD_TEXT)
     ax.axhline(original, color=ORIGINAL, linestyle=":", linewidth=1.2, zorder=1)
     ax.plot(left, original, "s", color=ORIGINAL, markersize=8, clip_on=False, zorder=4, label="Original")
-    all_points = np.array([(left, original), *zip(cost, methods.gap)])
+    methods = on_axes(methods, ax)
+    all_points = np.array([(left, original), *zip(methods.cost, methods.gap)])
     front = all_points[pareto(*all_points.T)]
     x, y = front[np.argsort(front[:, 0], kind="stable")].T.repeat(2, axis=1)  # stairs: level, then down
     ax.plot([*x[1:], right], y, color="0.35", linewidth=1.4, zorder=1.5, label="Pareto front")
@@ -666,17 +678,25 @@ def gap_panel(points, floor, ax):
         rows, (color, marker) = methods[groups == idea], IDEAS[idea]
         look = {"color": color, "markeredgecolor": "white", "markeredgewidth": 0.7, "zorder": 3, "clip_on": False}
         error, size = [rows.gap - rows.low, rows.high - rows.gap], 11 if marker == "*" else 7
-        ax.errorbar(cost[rows.index], rows.gap, error, label=idea, fmt=marker, markersize=size, **look)
+        ax.errorbar(rows.cost, rows.gap, error, label=idea, fmt=marker, markersize=size, **look)
+
+
+def on_axes(points, ax):
+    """The points, those of no cost moved to the left edge and those with a gap beyond the upper edge to that edge."""
+    left, top = 1.05 * ax.get_xlim()[0], 0.98 * ax.get_ylim()[1]
+    return points.assign(cost=points.cost.clip(lower=left), **points[["gap", "low", "high"]].clip(upper=top))
 
 
 def label_points(ax, points):
     """Write the short name of each method at the nearest place where it covers no point, line or other name.
 
+    A point beyond the upper edge is at that edge, and its gap is beside its name.
+
     A line leads to a name that is not right beside its point.
     """
     unit, panel, to_pixels = ax.figure.dpi / 72, ax.get_window_extent(), ax.transData.transform
-    cost = points.cost.clip(lower=1.05 * ax.get_xlim()[0])
-    dots, low, high = (to_pixels(np.c_[cost, points[name]]) for name in ("gap", "low", "high"))
+    gaps, points = points.gap, on_axes(points, ax)
+    dots, low, high = (to_pixels(np.c_[points.cost, points[name]]) for name in ("gap", "low", "high"))
     taken = [Bbox(corners) for corners in [*zip(dots - 5 * unit, dots + 5 * unit), *zip(low, high)]]
     taken += [text.get_window_extent() for text in ax.texts]
     lines = [line for line in ax.lines if line.get_linestyle() != "None"]
@@ -685,8 +705,9 @@ def label_points(ax, points):
     def is_free(box):
         return not box.count_overlaps(taken) and not any(path.intersects_bbox(box, filled=False) for path in paths)
 
-    for method, point, dot in zip(points.method, np.c_[cost, points.gap], dots):
+    for method, point, dot, gap in zip(points.method, np.c_[points.cost, points.gap], dots, gaps):
         name = METHODS[method].short if method in METHODS else method
+        name += f" ↑ {gap:.0f}" if gap > point[1] else ""
         label = write(ax, shorten(name, 18), point, color="0.15", ha="center", va="center", zorder=4)
         boxes = boxes_around(dot, np.add(label.get_window_extent().size, (3 * unit, 0)), unit)
         inside = [box for box in boxes if panel.count_contains(box.corners()) == 4]

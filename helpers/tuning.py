@@ -1,8 +1,8 @@
 """Settings chosen without Gold: equally many trials for each method, scored on held-out data alone.
 
-`tuned/<preset>.csv` has one row per trial; the settings with the best score are the chosen ones, for the images that
-they were tried on (`identity`) and no others. The first trial is the preset's own settings, half of the trials are
-random, the rest is proposed by Optuna's tree-structured Parzen estimator.
+`tuned/<preset>.csv` has one row per trial, with the preset's network and forget set; the settings with the best score
+are the chosen ones, for the images that they were tried on (`identity`) and no others. The first trial is the preset's
+own settings, half of the trials are random, the rest is proposed by Optuna's tree-structured Parzen estimator.
 """
 
 import json
@@ -189,6 +189,9 @@ def tuned(experiment, names, **settings):
         settings: by name of a method, dicts over the chosen settings.
     """
     found, origin = chosen(experiment), f"tuned on {experiment.data.title}"
+    tried_with = ["network"] * experiment.own_network + ["forget set"] * experiment.own_request
+    if tried_with:  # trials are of the preset's alone
+        origin += f", with the preset's {' and '.join(tried_with)}"
     runs = []
     for name in names:
         run = experiment.unlearn(name, **{**found.get(name, {}), **settings.get(name, {})})

@@ -5,6 +5,9 @@ one row per model, one column per image. Members are images that the model was t
 are models that never saw the forgotten images.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numpy as np
 import torch
 from scipy import stats
@@ -53,12 +56,26 @@ def modified_entropy(logits, y):
 
 # --- attacks on one model -----------------------------------------------------------------------------------------
 
+DRAWS = 5  # attacks whose mean is the MIA efficacy, each fitted on other images
+FITTED_ON = 500  # members in the fit of one attack, at most, and as many non-members
 SIGNALS = {
     "confidence": confidence,
     "entropy": lambda logits, y: entropy(logits),
     "modified entropy": modified_entropy,
     "probabilities": lambda logits, y: logits.double().softmax(1),
 }
+
+
+def unseen_shares(retain, test, images):
+    """How often each image is classified as unseen, `{signal: share of DRAWS attacks (n,)}`, see `predicted_unseen`.
+
+    Where members and non-members hardly differ, a single attack depends on the images in its fit by tens of points.
+    """
+    attack = partial(predicted_unseen, retain, test, images, at_most=FITTED_ON)
+    # support vector machines compute outside the interpreter's lock
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        found = list(pool.map(lambda seed: attack(seed=seed), range(DRAWS)))
+    return {signal: np.mean([shares[signal] for shares in found], axis=0) for signal in SIGNALS}
 
 
 def mia_efficacy(retain, test, forget, **settings):
@@ -137,8 +154,8 @@ def streisand(forget, unseen):
     """Whether the forgotten images stand out from unseen ones, in either direction, by their losses or entropies.
 
     `signed KS` is the Kolmogorov-Smirnov distance, positive where the forgotten images have the larger values
-    (over-forgotten), negative where they have the smaller ones (remembered); `p` is its p-value; `AUC` is
-    max(A, 1 - A) with A = P(forget > unseen). Pitfall: an AUC below 0.5 is leakage too; a one-sided test misses it.
+    (over-forgotten), negative where they have the smaller ones (remembered); `AUC` is max(A, 1 - A) with
+    A = P(forget > unseen). Pitfall: an AUC below 0.5 is leakage too; a one-sided test misses it.
 
     Args:
         forget, unseen: one value per image, `(n,)` and `(m,)`.
@@ -146,7 +163,7 @@ def streisand(forget, unseen):
     forget, unseen = np.asarray(forget, float), np.asarray(unseen, float)
     ks = stats.ks_2samp(forget, unseen)
     above = roc_metrics(forget, unseen)["AUC"]
-    return {"signed KS": -ks.statistic_sign * ks.statistic, "p": ks.pvalue, "AUC": max(above, 1 - above)}
+    return {"signed KS": -ks.statistic_sign * ks.statistic, "AUC": max(above, 1 - above)}
 
 
 def zrf(logits, random_logits):
@@ -173,7 +190,8 @@ def nearest_class(logits, forgotten):
 def class_attack(forgotten, nearest, *, at_most=500, seed=0):
     """How well unseen images of a forgotten class are separated from those of its `nearest_class`, by all logits.
 
-    The cross-validated accuracy of a support vector machine on equally many images of each, 0.5 to 1; NaN with fewer
+    The cross-validated accuracy of a support vector machine on equally many images of each; 0.5 is chance, and
+    noise can be below; NaN with fewer
     than 5. Simplified from MIA-NN (Ebrahimpour-Boroojeny et al., 2026). Pitfall: Gold separates them too, since it has
     learnt features from other classes: only the distance to Gold's value says something about forgetting.
 
@@ -283,13 +301,14 @@ REACH = 2.0  # nats by which an interval may differ from the range of the narrow
 
 
 def epsilons(unlearned, retrained):
-    """For each image the largest epsilon, nats `(n,)`, that a threshold attack proves between two ensembles `(N, n)`.
+    """For each image the largest epsilon, nats `(n,)`, of a threshold attack between two ensembles `(N, n)`.
 
     epsilon = max ln((1 - delta - FPR) / FNR), ln((1 - delta - FNR) / FPR) over the thresholds of `_one_threshold` and
     the intervals of `_intervals`, which are the families of the competition's code (google-deepmind's
     unlearning_evaluation). As there, perfect separation is infinite, a threshold at which only one of the rates is 0
     does not count, and a side whose range is under 1 % of the other's is separated. All thresholds of a family are
-    tried, where that code tries a grid of 0.01 nats.
+    tried, where that code tries a grid of 0.01 nats. Pitfall: an estimate without an interval, the largest over many
+    thresholds, so it is positive between equal ensembles, too; see `quality_of_equals`.
     """
     a, b = np.asarray(unlearned, float), np.asarray(retrained, float)
     runs = len(a)
@@ -347,7 +366,7 @@ def forgetting_quality(unlearned, retrained):
 
     1 where no margin separates unlearned from retrained runs, 0 where the margin of every image does; see `epsilons`.
     Also returned: N, the runs per side, and ln(N - 1), the largest epsilon short of perfect separation that N runs can
-    show. Pitfall: F depends on N, and Gold against Gold is not 1: print both, do not compare across set-ups.
+    show. Pitfall: F depends on N, and equal groups do not reach 1 (`quality_of_equals`): do not compare across set-ups.
 
     Args:
         unlearned, retrained: margins `(N, n)` of the forgotten images.
@@ -362,6 +381,14 @@ def forgetting_quality(unlearned, retrained):
         )
     points = 2 ** -np.floor(epsilons(unlearned, retrained) / 0.5)
     return {"F": points.mean(), "N": len(retrained), "ln(N - 1)": np.log(len(retrained) - 1)}
+
+
+def quality_of_equals(runs, images=2000):
+    """The forgetting quality of two equal groups of so many runs, by simulation: mean over images with normal margins.
+
+    The value that a perfect method reaches on average; it is far below 1 where runs are few.
+    """
+    return forgetting_quality(*np.random.default_rng(0).normal(size=(2, runs, images)))["F"]
 
 
 def final_score(quality, own, gold):

@@ -5,8 +5,7 @@ targets that it never saw are non-members, so every audit is checked against kno
 each replicate too.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -18,9 +17,6 @@ from ..results.leaderboard import COLUMNS, ENSEMBLE, JSD, STRATA, in_stratum, re
 from ..results.rows import runs_table
 from . import attacks
 from .shadows import is_member, shadow, target_labels, target_logits
-
-DRAWS = 5  # attacks whose mean is the MIA efficacy, each fitted on other images
-FITTED_ON = 500  # members in the fit of one attack, at most, and as many non-members
 
 
 class Battery:
@@ -194,13 +190,15 @@ class Battery:
     def by_stratum(self, run, k):
         """UA in each third of the targets that shadow `k` forgot, from the least to the most memorised.
 
-        Other shadows decide which these are, without k and its pair: see `attacks.memorisation`.
+        Other shadows decide which these are, without k and its pair: see `attacks.memorisation`. An empty third, of
+        fewer than three targets, has no value.
         """
         others, z = [n for n in range(len(self.shadows)) if n // 2 != k // 2], self.targets(run)
         memorised = attacks.memorisation(self.margins_of_shadows[others], self.is_member[others])
         members = np.flatnonzero(self.is_member[k])
         thirds = np.array_split(members[memorised[members].argsort()], len(STRATA))
-        return {in_stratum("UA", name): 100 - accuracy(z[part], self.y[part]) for name, part in zip(STRATA, thirds)}
+        parts = {in_stratum("UA", name): part for name, part in zip(STRATA, thirds) if len(part)}
+        return {metric: 100 - accuracy(z[part], self.y[part]) for metric, part in parts.items()}
 
     def attacked_golds(self, members):
         """Every attack on each Gold, with the other Golds as references."""
@@ -211,17 +209,8 @@ class Battery:
         ]
 
     def unseen_shares(self, run):
-        """How often each target is classified as unseen, {signal: share of `DRAWS` attacks `(targets,)`}.
-
-        Where members and non-members hardly differ, one attack depends on the images in its fit by tens of points.
-        """
-        retain, test = self.retain_and_test(run)
-        targets = (self.targets(run), self.y)
-        attack = partial(attacks.predicted_unseen, retain, test, targets, at_most=FITTED_ON)
-        # support vector machines compute outside the interpreter's lock
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            found = list(pool.map(lambda seed: attack(seed=seed), range(DRAWS)))
-        return {signal: np.mean([shares[signal] for shares in found], axis=0) for signal in attacks.SIGNALS}
+        """`attacks.unseen_shares` of the targets."""
+        return attacks.unseen_shares(*self.retain_and_test(run), (self.targets(run), self.y))
 
     @cached_property
     def unseen_shares_of_golds(self):
@@ -252,11 +241,11 @@ class Battery:
         return [(run.logits[name], sets[name].y.cpu()) for name in ("retain", self.scenario.test)]
 
     def variance_by_source(self, table, method, seeds=(1, 2, 3)):
-        """The standard deviation of a method's average gap, in points, when one kind of seed varies alone.
+        """The standard deviation of a method's average gap, in points: one kind of seed varies alone, or all vary.
 
         Evaluation: the images on which the attack is fitted, for one model and one draw of them (the table has the mean
-        over `DRAWS`). Unlearning: the method's shuffling and draws, from one shadow. Training: the table's replicates,
-        each another training and another forget set.
+        over `attacks.DRAWS`). Unlearning: the method's shuffling and draws, from one shadow. All: the table's
+        replicates, each with another training, forget set and unlearning seed.
         """
         members, golds, first = self.is_member[0], self.golds, self.shadows[0]
         attacked_golds = self.attacked_golds(members)
@@ -269,11 +258,10 @@ class Battery:
             found = self.attack(self.unlearn(first, method, seed), members, golds)
             return np.mean([attacks.average_gap(found, gold) for gold in attacked_golds])
 
-        own_rows = table[table.seed == self.experiment.seed]
         gaps = {
             "evaluation, one draw": [evaluated(seed) for seed in seeds],
             "unlearning": [unlearned(seed) for seed in seeds],
-            "training and forget set": replicates(own_rows, self.scenario.name, "average gap")[method],
+            "all seeds and the forget set": replicates(table, self.scenario.name, "average gap")[method],
         }
         rows = {source: (len(values), np.std(values, ddof=1)) for source, values in gaps.items()}
         return pd.DataFrame.from_dict(rows, orient="index", columns=["draws", "standard deviation, points"])
@@ -281,7 +269,7 @@ class Battery:
     def standard_metrics(self, run, members, seed):
         """UA, RA, TA and MIA of a model that forgot the targets `members`, the attack fitted on that seed's draw."""
         forgotten = (self.targets(run)[members], self.y[members])
-        return attacks.standard_metrics(*self.retain_and_test(run), forgotten, seed=seed, at_most=FITTED_ON)
+        return attacks.standard_metrics(*self.retain_and_test(run), forgotten, seed=seed, at_most=attacks.FITTED_ON)
 
     # --- all shadows together ---
 

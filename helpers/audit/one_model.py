@@ -20,7 +20,7 @@ def attack(e, run, references, untrained):
     stands_out = attacks.streisand(losses(*forget), losses(*unseen))
     found = {
         "loss attack": loss_attack(losses(*forget), losses(*unseen)),
-        "MIA efficacy, %": attacks.mia_efficacy(retain, test, forget)["confidence"],
+        "MIA efficacy, %": 100 * attacks.unseen_shares(retain, test, forget)["confidence"].mean(),
     }
     if references:
         found["RMIA AUC"] = rmia_auc(e, run, references, y)

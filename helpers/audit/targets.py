@@ -24,8 +24,9 @@ PENALTIES = np.logspace(0, 6, 13)  # of the ridge regression; chosen by leave-on
 def compare(experiment, lengths=LENGTHS):
     """One row per run: gap and Jensen-Shannon distance to Gold, RMIA, the target's own distance, the cost.
 
-    First come Original, Gold 2 and Gold 3, whose distances to Gold are the floor. RMIA uses the three Golds, but never
-    the attacked model. Uses three Golds, whatever the preset's number.
+    First come Original, Gold 2 and Gold 3, whose distances to Gold are the floor. RMIA uses Gold and Gold 2, and Gold 3
+    in place of an attacked one, so never the attacked model or its teacher. Three Golds are used, whatever the preset
+    says.
 
     Args:
         lengths: the numbers of epochs; there is a run towards each of `TARGETS` for each.
@@ -45,7 +46,7 @@ def compare(experiment, lengths=LENGTHS):
             "epochs": epochs,
             "gap to Gold": gaps[list(experiment.scenario.gap)].mean(),
             "JSD to Gold": measured[measured.metric == "JSD to Gold"].value.item(),
-            "RMIA AUC": rmia_auc(experiment, run, [gold for gold in golds if gold.id != run.id], y),
+            "RMIA AUC": rmia_auc(experiment, run, [gold for gold in golds if gold.id != run.id][:2], y),
             "% of retraining": 100 * run.cost["images"] / golds[0].cost["images"],
         }
 

@@ -18,15 +18,18 @@ def chance_limit(classes):
     return chance + min(chance, (100 - chance) / 9)
 
 
-def is_collapsed(largest_class, retain_accuracy, classes):
-    """Whether a model predicts one class for over 90 % of the images, or is hardly better than chance on retained ones.
+def is_collapsed(largest_class, true_share, retain_accuracy, classes):
+    """Whether a model predicts one class for nearly all images, or is hardly better than chance on retained ones.
+
+    Nearly all: over 90 %, and over 5 points more than have the most frequent label.
 
     Args:
         largest_class: the share of test images that is predicted as one class, percent.
+        true_share: the share of test images that have the most frequent label, percent.
         retain_accuracy: percent.
         classes: how many there are.
     """
-    return largest_class > 90 or retain_accuracy < chance_limit(classes)
+    return largest_class > max(90, true_share + 5) or retain_accuracy < chance_limit(classes)
 
 
 def accuracies(results):

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from .statistics import format_ci, half_width, interval, pair_interval, paired_tests
+from .statistics import format_ci, half_width, pair_interval, paired_tests
 from .tables import group_of
 
 COLUMNS = ["run", "scenario", "seed", "shadow", "kind", "method", "metric", "value"]
@@ -51,13 +51,18 @@ def aggregate(table, scenario):
     """Means and half-widths of 95 % intervals over the replicates of one scenario, indexed by (method, metric).
 
     The method `Gold` is the mean over Golds with its interval over them; `floor` is the distance of two Golds with the
-    interval of `pair_interval`, or of `interval` over the seeds if there are several. A half-width is NaN below three
-    values. All replicates share the Golds and the retained images, and two of them have complementary targets: the
-    intervals are those of other forget sets and trainings, given these Golds and these images.
+    interval of `pair_interval`. A half-width is NaN below three values. All replicates share the Golds and the retained
+    images, and two of them have complementary targets: the intervals are those of other forget sets and trainings,
+    given these Golds and these images.
+
+    Raises:
+        ValueError: audits of several seeds.
     """
     part = table[(table.scenario == scenario) & (table.metric != "diverged")]
+    if part.seed.nunique() > 1:
+        raise ValueError("these audits are of several seeds, which share no Golds: read one seed at a time")
     on_golds = part[(part.kind == "gold") & (part.shadow != ENSEMBLE)]
-    golds = on_golds.groupby(["seed", "method", "metric"], sort=False).value.mean().reset_index()
+    golds = on_golds.groupby(["method", "metric"], sort=False).value.mean().reset_index()
     others = part[~part.kind.isin(["gold", "pair"])]
     ensemble = part[(part.kind == "gold") & (part.shadow == ENSEMBLE)]
     values = pd.concat([others, ensemble, golds.assign(method="Gold")])
@@ -65,24 +70,16 @@ def aggregate(table, scenario):
     stats = stats.assign(half=half_width(stats))
     stats = stats.assign(half=stats.half.where(stats["count"] > 2))
     pairs = part[part.kind == "pair"]
-    floor = {("floor", metric): floor_of(rows) for metric, rows in pairs.groupby("metric", sort=False)}
+    floor = {("floor", metric): pair_interval(rows.value) for metric, rows in pairs.groupby("metric", sort=False)}
     floor = pd.DataFrame([{"mean": f["mean"], "half": f["high"] - f["mean"]} for f in floor.values()],
                          index=pd.MultiIndex.from_tuples(floor, names=stats.index.names))  # fmt: skip
     return pd.concat([stats[["mean", "half"]], floor])
 
 
-def floor_of(pairs):
-    """The floor from the rows of all pairs of Golds: `mean`, `low` and `high`, see `aggregate`."""
-    by_seed = [pair_interval(rows.value) for _, rows in pairs.groupby("seed", sort=False)]
-    if len(by_seed) == 1:
-        return by_seed[0]
-    return dict(zip(("mean", "low", "high"), interval([found["mean"] for found in by_seed])))
-
-
 def floors(table):
     """The floor of the average gap of each scenario: {scenario: {`mean`, `low`, `high`}}."""
     pairs = table[(table.kind == "pair") & (table.metric == "average gap")]
-    return {scenario: floor_of(part) for scenario, part in pairs.groupby("scenario", sort=False)}
+    return {scenario: pair_interval(part.value) for scenario, part in pairs.groupby("scenario", sort=False)}
 
 
 def ranked_methods(table, scenario):
@@ -209,10 +206,10 @@ def board_points(table):
 
 
 def replicates(table, scenario, metric):
-    """The argument of `statistics.paired_tests`: one row per seed and shadow, one column per model."""
+    """The argument of `statistics.paired_tests`: one row per shadow, one column per model."""
     part = table[(table.scenario == scenario) & (table.metric == metric) & (table.shadow != ENSEMBLE)]
     part = part[part.kind != "gold"]
-    return part.pivot_table(index=["seed", "shadow"], columns="method", values="value", sort=False)
+    return part.pivot_table(index="shadow", columns="method", values="value", sort=False)
 
 
 def paired(table, scenario, metric="average gap", names=None):
@@ -224,9 +221,9 @@ def paired(table, scenario, metric="average gap", names=None):
         names: the methods; by default all that did not diverge.
     """
     values = replicates(table, scenario, metric)[ranked_methods(table, scenario) if names is None else names]
-    best = values.mean().idxmin()
-    tests = paired_tests(values[[name for name in values if name != best] + [best]])  # best is never first
-    return tests[tests.second == best].reset_index(drop=True)
+    best = list(values.mean().nsmallest(1).index)
+    tests = paired_tests(values[[name for name in values if name not in best] + best])  # best is never first
+    return tests[tests.second.isin(best)].reset_index(drop=True)
 
 
 # --- sentences ----------------------------------------------------------------------------------------------------
@@ -241,8 +238,16 @@ def conclusions(table, data=""):
     lines = []
     for scenario in dict.fromkeys(table.scenario):
         lines += [nearest_line(table, scenario, *metric, data) for metric in (("average gap", 2), (JSD, 3))]
-        lines.append(u_lira_line(table, scenario, data))
+        lines += [u_lira_line(table, scenario, data), *ranking_line(table, scenario)]
     return "\n".join(lines)
+
+
+def ranking_line(table, scenario):
+    """That Gold's RA is too uncertain to decide which methods are ranked, as a list of lines; empty if it is not."""
+    half = aggregate(table, scenario).half["Gold", "RA"]
+    if not half > RETAINED:
+        return []
+    return [f"- {scenario}, who is ranked: uncertain, since Gold's RA is known to ±{half:.1f} points only."]
 
 
 def nearest_line(table, scenario, metric, digits, data):
@@ -268,7 +273,8 @@ def nearest_line(table, scenario, metric, digits, data):
     for best, headings in found.items():
         at = ", ".join(headings)
         if best is None:
-            parts.append(f"{at}: no method with an RA within {RETAINED:g} points of Gold's")
+            none = "no ranked method" if ranked else f"no method with an RA within {RETAINED:g} points of Gold's"
+            parts.append(f"{at}: {none}")
         else:
             verdict = against_floor(mean[best], mean["floor"], half["floor"], KNOWN[metric])
             parts.append(f"{at}: **{best}**, {shown(best)} at {cost[best]:.1f} %, {verdict}")
@@ -277,7 +283,7 @@ def nearest_line(table, scenario, metric, digits, data):
         tests = paired(table, scenario, metric, ranked)
         equal = [f"**{name}**" for name in tests["first"][tests["p (Holm)"] >= 0.05]]
         apart = f"do not distinguish {', '.join(equal)} from" if equal else "distinguish every other ranked method from"
-        line += f" Paired t-tests with Holm's correction {apart} **{tests.second[0]}**."
+        line += f" For these Golds, paired t-tests with Holm's correction {apart} **{tests.second[0]}**."
     for name in chosen_with_gold(table, scenario, data).index:
         line += f" Chosen with Gold, so not ranked: **{name}**, {shown(name)} at {cost[name]:.1f} %."
     if mean["Original"] <= mean["floor"] + np.nan_to_num(half["floor"]):
@@ -300,9 +306,13 @@ def u_lira_line(table, scenario, data):
     auc = aggregate(table, scenario)["mean"].xs("U-LiRA AUC", level="metric")
     references = f"Original {auc['Original']:.3f}" + (f", Gold {auc['Gold']:.3f}" if "Gold" in auc else "")
     line, ranked = f"- {scenario}, U-LiRA AUC ({references}). ", competitors(table, scenario, data)
-    if ranked:
-        best = auc[ranked].sub(0.5).abs().idxmin()
-        line += f"Of the ranked methods, **{best}** is nearest to chance: {auc[best]:.3f}."
+    if len(ranked) == 1:
+        line += f"The only ranked method, **{ranked[0]}**, has {auc[ranked[0]]:.3f}."
+    elif ranked:
+        apart = auc[ranked].sub(0.5).abs().round(3)
+        best = [f"**{name}**" for name in ranked if apart[name] == apart.min()]
+        line += f"Of the ranked methods, {' and '.join(best)} {'are' if len(best) > 1 else 'is'} nearest to chance: "
+        line += f"{auc[apart.idxmin()]:.3f}."
     else:
         line += f"No method has an RA within {RETAINED:g} points of Gold's."
     if abs(auc["Original"] - 0.5) < 0.05:

@@ -9,10 +9,11 @@ import pandas as pd
 
 from ..datasets import named_images
 from ..fingerprint import file_digest
-from .certificate import NOT_GUARANTEED, check_lines, class_counts, forgotten_lines, in_words
+from .certificate import NOT_GUARANTEED, ONE_PAIR, check_lines, checks, class_counts, forgotten_lines, is_within
 from .duplicates import near_duplicates
 from .flags import scenario_flags
 from .rows import made_for_other_data
+from .tables import in_words
 
 FIGURE, MEMORISATION = "report.png", "memorisation.csv"
 PAIRS = 10  # forgotten images with a retained copy that are listed
@@ -69,7 +70,12 @@ def verdict_lines(outcome, weights):
         if value <= floor:
             lines.append("Within the floor, accuracy does not distinguish it from a retrained model.")
         elif np.isfinite(floor):
-            lines.append("Above the floor, accuracy distinguishes it from a retrained model.")
+            lines.append("It is above the floor: two retrained models are nearer to each other.")
+        if len(outcome.finished) > 1:
+            lines.append("The same comparison chose it, so in a new one its distance would be greater on average.")
+        if e.preset["golds"] > 1:
+            within = [is_within(*values) for _, _, *values in checks(e, best)]
+            lines.append(f"Of {len(within)} checks against Gold it is within the floor in {sum(within)}.")
     if e.preset["golds"]:
         lines.append(f"`{weights['Gold'][0]}` is the model retrained without these images: it never saw them.")
     else:
@@ -161,12 +167,14 @@ def attack_lines(attacked):
     if attacked is None:
         return []
     text = "The target of each attack is its value for Gold, a model that never saw the images, not the lowest value."
+    if "Gold" not in attacked.index:
+        text = "The target of each attack would be its value for a retrained model; without one, compare with Original."
     return [text, "", *table_lines(attacked)]
 
 
 def not_guaranteed(e):
     """What the report does not claim."""
-    return [*(() if e.preset["golds"] else WITHOUT_GOLD), *NOT_GUARANTEED]
+    return [*((ONE_PAIR,) if e.preset["golds"] else WITHOUT_GOLD), *NOT_GUARANTEED]
 
 
 def origin_lines(e, weights, listed, command):

@@ -87,10 +87,11 @@ def rows_of(e, run):
     ]
     rows += [(run.epochs, row.set, row.metric, row.value) for row in e.measured(run).itertuples()]
     test = e.scenario.test
-    largest = predicted_shares(run.logits[test]).max()
+    largest, labels = predicted_shares(run.logits[test]).max(), e.split.sets[test].y.cpu()
+    most_frequent = 100 * labels.bincount().max().item() / len(labels)
     rows.append((run.epochs, test, "largest class", largest))
     retain = next(value for _, name, metric, value in rows if (name, metric) == ("retain", "accuracy"))
-    if is_collapsed(largest, retain, len(e.data.classes)):
+    if is_collapsed(largest, most_frequent, retain, len(e.data.classes)):
         rows.append((run.epochs, "", COLLAPSED, 1.0))
     for unit, value in e.cost(run).items():
         rows.append((run.epochs, "", unit, value))

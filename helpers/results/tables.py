@@ -191,43 +191,74 @@ def published_lines(table):
 def effective_settings(suite, runs):
     """With which settings each of `runs` ran, defaults included, and where they come from.
 
-    One row per run of an experiment in `suite`, indexed by scenario, seed (if there are several) and method; one column
-    per setting, empty where a method has no such setting; the last column is `origin`.
+    One row per run of an experiment in `suite`, indexed by scenario, seed (if there are several) and method; columns
+    `settings`, in words, and `origin`.
     """
     here = {(e.scenario.name, e.seed) for e in suite}
     runs = [run for run in runs if run.kind == "method" and (run.scenario, run.seed) in here]
-    names = dict.fromkeys(name for run in runs for name in run.settings)
-    rows = [{name: str(run.settings.get(name, "")) for name in names} | {"origin": run.settings_origin} for run in runs]
     keys = {"scenario": [run.scenario for run in runs], "seed": [run.seed for run in runs]}
     if len(set(keys["seed"])) < 2:
         del keys["seed"]
     index = pd.MultiIndex.from_arrays([*keys.values(), [run.name for run in runs]], names=[*keys, "method"])
-    return pd.DataFrame(rows, index=index, columns=[*names, "origin"])
+    rows = {"settings": [in_words(run.settings) for run in runs], "origin": [run.settings_origin for run in runs]}
+    return pd.DataFrame(rows, index=index)
+
+
+def in_words(settings):
+    """`epochs 3, lr 0.01`."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items()) or "no settings"
 
 
 # --- sentences ----------------------------------------------------------------------------------------------------
 
 
-def verdict_lines(points):
-    """For each scenario of `gap_points` a line of Markdown: which method is nearest to Gold, which are in the floor."""
-    lines = []
+def verdict_lines(results):
+    """For each scenario Markdown on the methods nearest to Gold: one line by accuracy, one by Jensen-Shannon distance.
+
+    Args:
+        results: tidy, of one or several seeds; values are means over seeds.
+    """
+    lines, points = [], gap_points(results)
     for scenario, part in points.groupby("scenario", sort=False):
         methods = part[part.kind == "method"].set_index("method")
         if methods.empty:
             lines.append(f"- {scenario}: every method diverged.")
             continue
-        original, floor = part[part.kind == "original"].gap.item(), second_gold(part)
-        nearest = methods.gap.idxmin()
-        line = f"- {scenario}: **{nearest}** is nearest to Gold, with a mean gap of {methods.gap[nearest]:.2f} points "
-        line += f"at {methods.cost[nearest]:.1f} % of the images that retraining processed "
-        line += f"(Original, untouched: {original:.2f} points)."
-        if np.isfinite(floor):
-            within = [f"**{name}**" for name in methods.index[methods.gap <= floor]]
-            line += f" The floor is {floor:.2f} points; within it: {', '.join(within) or 'none'}."
-        better = methods.gap < original - np.nan_to_num(floor)
-        line += f" {better.sum()} of {len(methods)} methods are nearer to Gold than Original"
-        lines.append(line + (" by more than the floor." if np.isfinite(floor) else "."))
+        compared = results[(results.scenario == scenario) & (results.set == SCENARIOS[scenario].compared)]
+        distances = compared[compared.metric == "JSD to Gold"].groupby("method").value.mean()
+        lines.append(f"- {scenario}, by accuracy: {nearest_by_accuracy(part, methods)}")
+        if len(distances):
+            lines.append(f"- {scenario}, by JSD: {nearest_by_jsd(distances, methods.index, methods.gap.idxmin())}")
     return lines
+
+
+def nearest_by_accuracy(points, methods):
+    """Which method has the smallest gap, which others cannot be distinguished from it, and which are in the floor."""
+    original, floor = points[points.kind == "original"].gap.item(), second_gold(points)
+    nearest, known = methods.gap.idxmin(), np.isfinite(floor)
+    line = f"**{nearest}** is nearest to Gold, with a mean gap of {methods.gap[nearest]:.2f} points "
+    line += f"at {methods.cost[nearest]:.1f} % of the images that retraining processed "
+    line += f"(Original, untouched: {original:.2f} points)."
+    if known:
+        apart = methods.gap.drop(nearest) - methods.gap[nearest]
+        equal = [f"**{name}**" for name in apart.index[apart < floor]]
+        line += f" Less than the floor from it: {', '.join(equal)}." if equal else ""
+        within = [f"**{name}**" for name in methods.index[methods.gap <= floor]]
+        line += f" The floor is {floor:.2f} points; within it: {', '.join(within) or 'none'}."
+    better = (methods.gap < original - np.nan_to_num(floor)).sum()
+    line += f" {better} of {len(methods)} methods are nearer to Gold than Original"
+    return line + (" by more than the floor." if known else ".")
+
+
+def nearest_by_jsd(distances, names, other):
+    """Which method's predictions are nearest to Gold's, and whether those of `other` are nearer than Original's."""
+    nearest, original = distances[list(names)].idxmin(), distances["Original"]
+    line = f"**{nearest}** is nearest to Gold, {distances[nearest]:.3f} (Original {original:.3f}"
+    line += f", floor {distances['Gold 2']:.3f})." if "Gold 2" in distances else ")."
+    if other != nearest:
+        no_less = ", no less than Original" if distances[other] >= original else ""
+        line += f" **{other}** has {distances[other]:.3f}{no_less}."
+    return line
 
 
 def run_lines(results):

@@ -291,7 +291,7 @@ def test_a_chain_continues_on_the_model_before():
 
 def test_a_chain_stands_in_the_line_of_origin():
     fresh, chain = (provenance([experiment("random", start=start)]) for start in ("fresh", "chain"))
-    assert chain == f"{fresh} · chain" and fresh.endswith("smoke · seed 0")
+    assert chain == f"{fresh} · chain" and fresh.endswith("smoke · seed 0 · random scenario")
 
 
 def test_tables_look_the_same_wherever_pandas_was_imported():

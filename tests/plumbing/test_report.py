@@ -48,7 +48,7 @@ def repository(tmp_path_factory):
         cells = [new_markdown_cell(text), injected, new_code_cell("x = 1 < 2", outputs=outputs(folder))]
         if seed is None:
             shown = new_output("display_data", data={"text/html": "<b>M9</b> is nearest", "text/plain": "M9"})
-            cells.append(new_code_cell("verdict(points)", metadata={"tags": ["summary"]}, outputs=[shown]))
+            cells.append(new_code_cell("verdict(results)", metadata={"tags": ["summary"]}, outputs=[shown]))
         path.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(new_notebook(cells=cells), path)
         parameters = settings if seed is None else {**settings, "seed": seed}

@@ -12,7 +12,7 @@ CLAIMS = [
     ),
     (
         "02",
-        "In the class scenario Gold's curve for the forgotten class ends at zero: Gold never saw an image of it.",
+        "In the class scenario Gold's curve for the forgotten class stays at zero: Gold never saw an image of it.",
         "value('class', 'Gold', 'tracked accuracy', 'forget') == 0",
     ),
     (
@@ -83,7 +83,7 @@ CLAIMS = [
     ),
     (
         "12",
-        "Under Original the forgotten images have lower losses, since it was trained on them.",
+        "Original was trained on the forgotten images, so few of them have a high loss: look at the right tail.",
         "all(attack(s, 'Original', 'Streisand KS') < 0 for s in BOTH)",
     ),
     (

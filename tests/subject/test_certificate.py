@@ -30,7 +30,7 @@ def test_numbers_are_those_of_the_table(made):
     e, run = made
     text, results = certificate(e, run), tidy([e], [run])
     forgotten, trained = len(e.split.forget.index), len(e.split.train.index)
-    assert f"**Images**: {forgotten:,} of {trained:,} training images" in text and "lr = 0.002" in text
+    assert f"**Images**: {forgotten:,} of {trained:,} training images" in text and "lr 0.002" in text
     for title, name in (("accuracy on the forgotten images, %", "forget"), ("accuracy on the set test, %", "test")):
         value = results[(results.metric == "accuracy") & (results.set == name)].set_index("method").value
         *numbers, within = check_in(text, title)

@@ -1,5 +1,6 @@
 """Corrupted data by hand: which images and labels change, what stays, what is found, and what is measured."""
 
+import re
 from copy import deepcopy
 from types import SimpleNamespace
 
@@ -253,11 +254,13 @@ def test_rows_and_sentences(poisoned, clean):
         value=table.value.mask(table.metric == "attack success", [80, 0, 0, 1, 0, 0, 60, 0, 0, 7, 0, 0, 9, 0, 0, 0])
     )
     [line] = statements(made, "attack success", "accuracy, clean images")
-    assert (
-        "50 % found, attack success: Original 80 %, clean Gold 1 %. Gold, retrained without the found part: 60 %"
-        in line
+    line = re.sub(r" / \d+(?= |,|\.)", "", line)  # without the measured accuracies
+    assert "50 % found; attack success / accuracy, clean images, %: Original 80, clean Gold 1, Gold (ret" in line
+    assert "part) 60, best method **NegGrad+** 7. Nearest to clean Gold is **NegGrad+**." in line
+    gold = made.assign(value=made.value.replace(60, 2))
+    assert statements(gold, "attack success", "accuracy, clean images")[0].endswith(
+        "Nearest to clean Gold is **Gold**."
     )
-    assert "nearest to clean Gold is **NegGrad+**: 7 %" in line
 
 
 def test_the_figure_has_lines_for_methods_and_dashes_for_what_needs_no_list():

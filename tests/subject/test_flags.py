@@ -79,7 +79,14 @@ def test_the_floor_is_the_distance_of_two_golds_of_the_same_seed():
     ],
 )
 def test_one_class_for_nearly_everything_or_chance_is_a_collapse(largest, retain, classes, expected):
-    assert is_collapsed(largest, retain, classes) == expected
+    assert is_collapsed(largest, 100 / classes, retain, classes) == expected
+
+
+@pytest.mark.parametrize(
+    ("largest", "true", "expected"), [(100.0, 100.0, False), (96.6, 95.0, False), (96.6, 91.0, True)]
+)
+def test_a_model_that_is_right_about_images_of_mostly_one_class_has_not_collapsed(largest, true, expected):
+    assert is_collapsed(largest, true, 99.0, 2) == expected
 
 
 def test_a_run_in_which_there_is_nothing_to_forget_says_so():

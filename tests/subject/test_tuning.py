@@ -117,6 +117,10 @@ def test_tuned_runs_have_the_chosen_settings_and_their_origin(experiment, monkey
     names = ["Gradient ascent", "M1 Retain FT"]
     first, second = tuned(experiment, names)
     assert first.settings == settings and first.settings_origin == "tuned on clean digits (scikit-learn)"
+    other = experiment.derive(own_network=True, own_request=True)
+    assert tuned(other, names[:1])[0].settings_origin.endswith(
+        "(scikit-learn), with the preset's network and forget set"
+    )
     assert second.settings == experiment.settings("M1 Retain FT")
     assert second.settings_origin == experiment.settings_origin("M1 Retain FT")
     changed, _ = tuned(experiment, names, **{"Gradient ascent": {"epochs": 1}})
