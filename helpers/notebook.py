@@ -45,10 +45,10 @@ def describe(suite):
     ]
     for e in suite:
         epochs, forgotten = e.preset["training"]["epochs"], [e.data.classes[n] for n in e.split.forget_classes]
-        trained = "Original and Gold"
+        trained = "Original and Gold (notebook 02)"
         if e.loads_original or e.downloads_original:
             origin = f"the weights in {e.weights_file.name}" if e.loads_original else "the starting kit's checkpoint"
-            trained = f"Original: {origin}. Gold"
+            trained = f"Original: {origin}. Gold (notebook 02)"
         retained = len(e.split.retain.index)
         most = e.preset["unlearning"].get("retain_limit") or retained
         limit = f" One epoch of a method over the retained images uses {most:,} of them." if most < retained else ""
@@ -68,7 +68,7 @@ def last_layers(e):
         share = 100 * share_of_parameters(trained_layers(model), model)
     except ValueError:
         return ""
-    return f" Its last layers, which M2 to M6 train, have {share:.0f} % of its parameters."
+    return f" Its last layers, which M2 to M6 train (notebooks 04 to 07), have {share:.0f} % of its parameters."
 
 
 def show(*functions):

@@ -67,8 +67,9 @@ def beside_document_a(results):
     """Document A's numbers beside those of fresh and of chained runs, and the computed lines below them."""
     sources = {"fresh": results, "chain": pd.read_csv(CHAIN, keep_default_na=False, na_values={"value": ""})}
     found = beside_published(sources, "random")
-    lines = [["", *(f"{number}, {source}" for number, source in found.columns)]]
-    for method, row in found.iterrows():
+    shown = found[["retain", "forget"]]
+    lines = [["", *(f"{number}, {source}" for number, source in shown.columns)]]
+    for method, row in shown.iterrows():
         lines.append([method, *("" if pd.isna(value) else f"{value:.1f}" for value in row)])
     return {"document A": markdown(lines), "document A, lines": "\n".join(published_lines(found))}
 
