@@ -39,7 +39,7 @@ SETS = {  # colour, marker
 }
 ORIGINAL, GOLD, GOLD_TEXT = "#000000", "#E69F00", "#8F6200"  # Gold's texts are darker, to be read on white
 TRAINED_ON, NEVER_SAW = "#7A0177", "#1A9E96"  # models that were trained on an image, models that never saw it
-PALETTE = ("#009E73", "#AA4499", "#332288", "#999933", "#6B4423", "#44AA99")  # methods in one figure
+PALETTE = ("#009E73", "#AA4499", "#332288", "#999933", "#6B4423", "#CC6677")  # methods in one figure
 METHOD = PALETTE[0]
 IDEAS = {  # methods by idea: colour, marker
     "relearn": ("#009E73", "o"),
@@ -204,11 +204,11 @@ def spread(heights, gap):
 
 
 def looks(names):
-    """`{name: (colour, marker, line)}`: Original black, Gold gold, each method the same in all figures if it can be.
+    """`{name: (colour, marker, line)}`: Original black, Golds gold, each method the same in all figures if it can be.
 
     A method's look follows from its place in the registry; where another name of the figure has it, the next is used.
     """
-    found = {"Original": (ORIGINAL, "", "-"), "Gold": (GOLD, "", "-")}
+    found = {"Original": (ORIGINAL, "", "-"), "Gold": (GOLD, "", "-"), "Gold 2": (GOLD, "", ":")}
     others, count = [name for name in names if name not in found], len(PALETTE)
     free, order = list(range(count * (1 + len(others) // count))), list(METHODS)
     for name in others:
@@ -646,7 +646,7 @@ def gap_panel(points, floor, ax):
     some = methods.cost[methods.cost > 0]
     left, right = (some.min() / 2.2, some.max() * 1.7) if len(some) else (0.1, 1)
     near = methods.high[methods.gap <= max(FAR * original, 1)]
-    top = 1.15 * max([*near, original, 1])
+    top = (1.15 if len(near) == len(methods) else 1.4) * max([*near, original, 1])
     ax.set(xscale="log", xlim=(left, right), xlabel="images processed, % of retraining")
     ticks = [n * 10.0**power for power in range(-6, 5) for n in (1, 2, 5)]
     ticks = [tick for tick in ticks if 1.3 * left < tick <= right]
@@ -683,7 +683,7 @@ def gap_panel(points, floor, ax):
 
 def on_axes(points, ax):
     """The points, those of no cost moved to the left edge and those with a gap beyond the upper edge to that edge."""
-    left, top = 1.05 * ax.get_xlim()[0], 0.98 * ax.get_ylim()[1]
+    left, top = 1.05 * ax.get_xlim()[0], 0.95 * ax.get_ylim()[1]
     return points.assign(cost=points.cost.clip(lower=left), **points[["gap", "low", "high"]].clip(upper=top))
 
 
@@ -817,7 +817,7 @@ def relearn_curves(curves, original, ax=None):
     whole_numbers(ax)
     heights = (np.array(ends) - low) / (high - low)
     for name, height, place in zip(names, heights, spread(heights, 0.062)):
-        color = GOLD_TEXT if name == "Gold" else looks(names)[name][0]
+        color = GOLD_TEXT if name in ("Gold", "Gold 2") else looks(names)[name][0]
         leader = {"arrowstyle": "-", "color": color, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
         style = {"fontsize": 9, "color": color, "fontweight": "bold" if name in ("Original", "Gold") else "normal"}
         where = (1, height), (1.05, place), "axes fraction", "axes fraction"
