@@ -154,8 +154,8 @@ def streisand(forget, unseen):
     """Whether the forgotten images stand out from unseen ones, in either direction, by their losses or entropies.
 
     `signed KS` is the Kolmogorov-Smirnov distance, positive where the forgotten images have the larger values
-    (over-forgotten), negative where they have the smaller ones (remembered); `AUC` is max(A, 1 - A) with
-    A = P(forget > unseen). Pitfall: an AUC below 0.5 is leakage too; a one-sided test misses it.
+    (over-forgotten), negative where they have the smaller ones (remembered); `p` is its p-value; `AUC` is
+    max(A, 1 - A) with A = P(forget > unseen). Pitfall: an AUC below 0.5 is leakage too; a one-sided test misses it.
 
     Args:
         forget, unseen: one value per image, `(n,)` and `(m,)`.
@@ -163,7 +163,7 @@ def streisand(forget, unseen):
     forget, unseen = np.asarray(forget, float), np.asarray(unseen, float)
     ks = stats.ks_2samp(forget, unseen)
     above = roc_metrics(forget, unseen)["AUC"]
-    return {"signed KS": -ks.statistic_sign * ks.statistic, "AUC": max(above, 1 - above)}
+    return {"signed KS": -ks.statistic_sign * ks.statistic, "p": ks.pvalue, "AUC": max(above, 1 - above)}
 
 
 def zrf(logits, random_logits):
