@@ -2,8 +2,15 @@
 # Makes or updates .venv if needed, then runs the notebooks (workflow/suite.py), or, after one of these words: `test` the
 # checks, `forget` workflow/forget.py, `report` workflow/report.py, `clean` workflow/clean.py, `bench`
 # workflow/benchmark.py.
+[ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@"
 set -euo pipefail
-root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+script="${BASH_SOURCE[0]}"
+while [ -L "$script" ]; do # started through a link
+    link="$(readlink -- "$script")"
+    [ "${link#/}" != "$link" ] || link="$(dirname -- "$script")/$link"
+    script="$link"
+done
+root="$(CDPATH='' cd -- "$(dirname -- "$script")" && pwd -P)"
 export PYTHONUTF8=1
 
 find_python() {
@@ -32,7 +39,11 @@ set_up() {
     fi
     python="$(find_python)"
     log="$(mktemp)"
-    echo "Setting up .venv (first time: some minutes, about 6 GB with torch)..."
+    if [ -e .venv/stamp ]; then
+        echo "Updating .venv: requirements or the place of the checkout changed..."
+    else
+        echo "Setting up .venv (some minutes, about 6 GB with torch)..."
+    fi
     rm -f .venv/stamp
     if ! install "$python" >"$log" 2>&1; then
         echo "run_all.sh: setting up .venv failed; pip's last lines:" >&2

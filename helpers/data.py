@@ -246,7 +246,9 @@ def forgotten_and_retained(data, classes, fraction, forget_index, seed):
             indices |= {"retain": is_retained.nonzero().flatten(), "forget": forget_index}
     forget, retain = len(indices["forget"]), len(indices["retain"])
     if min(forget, retain) < 2:
-        raise ValueError(f"{forget} images to forget and {retain} to retain: each side needs at least 2")
+        raise ValueError(
+            f"images to forget: {forget}, to retain: {retain}; each side needs at least 2: change the list or the share"
+        )
     return indices
 
 
@@ -269,4 +271,4 @@ def class_number(data, name):
         return data.classes.index(str(name))
     if str(name).isascii() and str(name).isdigit() and int(name) < len(data.classes):
         return int(name)
-    raise ValueError(f"forget_class '{name}' is unknown in {data.title}: one of {', '.join(data.classes)}")
+    raise ValueError(f"forget_class {unknown(name, data.classes)} ({data.title})")

@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -25,6 +25,7 @@ from .messages import suggestion
 DIGITS = {"noisy-digits": 70, "clean-digits": 0}  # standard deviation of the noise in grey levels of 0 to 255
 NAMES = (*DIGITS, "cifar10")
 CIFAR10_STATISTICS = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # document A
+PARTS = {"train", "test", "val", "valid", "validation", "dev"}  # names, in any case, of parts of a folder
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -168,7 +169,17 @@ def _folder(folder, size):
 
 
 def _has_two_levels(folder):
-    return (folder / "train").is_dir() and (folder / "test").is_dir()
+    """Whether a folder has `train/` and `test/`.
+
+    Raises:
+        ValueError: other names of such parts, which must not become classes.
+    """
+    inner = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    if {"train", "test"} <= set(inner):
+        return True
+    if "train" in {name.lower() for name in inner} and {name.lower() for name in inner} <= PARTS:
+        raise ValueError(f"'{folder.name}' has {'/, '.join(sorted(inner))}/: name its two parts train/ and test/")
+    return False
 
 
 def _images_of(folder):
@@ -214,7 +225,7 @@ def _unchanged(folder, states):
 def _identity_of_files(folder, states, size):
     """Twelve hex digits of names and bytes; files of the same size and time as at the last call are not read again."""
     known = paths.RUNS / "images" / f"{folder.name}-{store.key([str(folder), size, states])}.json"
-    if known.exists():
+    with suppress(OSError, ValueError):  # ValueError: damaged, so computed anew
         return json.loads(known.read_text(encoding="utf-8"))
     digest = hashlib.sha256(f"{size}".encode())
     with _unchanged(folder, states):
@@ -241,11 +252,12 @@ def _refuse(error):
 
 
 def _images(folder):
-    """The images of a class, also those in folders within it (sub-classes), unless such a folder is hidden."""
+    """The images of a class, also those in folders within it (sub-classes), unless a folder or a file is hidden."""
     files = []
     for place, inner, names in os.walk(folder, onerror=_refuse):
         inner[:] = [name for name in inner if not name.startswith(".")]
-        files += [Path(place) / name for name in names if Path(name).suffix.lower() in EXTENSIONS]
+        visible = [name for name in names if not name.startswith(".")]  # macOS writes ._photo.jpg
+        files += [Path(place) / name for name in visible if Path(name).suffix.lower() in EXTENSIONS]
     files.sort(key=lambda file: file.relative_to(folder).as_posix())  # paths compare differently on Windows
     if len(files) < 5:
         raise ValueError(
@@ -345,6 +357,8 @@ def _lines(path):
         return content.decode("utf-16" if is_utf16 else "utf-8-sig").splitlines()
     except FileNotFoundError:
         raise ValueError(f"the list of images '{path.name}' does not exist") from None
+    except OSError as error:
+        raise ValueError(f"the list of images '{path.name}' cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ValueError(f"the list of images '{path.name}' is not text in UTF-8") from None
 
@@ -352,7 +366,7 @@ def _lines(path):
 def _not_found(word, data):
     """Why `word` is no training image, with what is valid."""
     if word.replace("\\", "/") in data.test_files:
-        return f"'{word}' is a test image of {data.title}: no model was trained on it, so it cannot be forgotten"
+        return f"'{word}' is a test image of {data.title}: no model was trained on it: leave it out of the list"
     example = f" or a path like {data.files[0]}" if data.files else ""
     return (
         f"'{word}' is no training image of {data.title}: use an index from 0 to {len(data.train_y) - 1}{example}"

@@ -72,8 +72,12 @@ def check_folder(folder, inputs=()):
     if kept:
         raise ValueError(f"the folder '{folder.name}' holds '{kept[0]}', which a report must not replace: name another")
     place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not os.access(place, os.W_OK):
-        raise OSError(f"cannot write to '{place}'")
+    if not place.is_dir():
+        raise ValueError(f"'{place.name}' is a file: name another folder for the report")
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise OSError(f"cannot write to '{place}': {error.strerror}") from None
 
 
 def is_written_here(file):

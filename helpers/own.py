@@ -206,7 +206,7 @@ def build_network(name, classes, image_size, seed=0):
         try_out(model, classes, image_size)
         with evaluating(model):  # the suite's images lie channels last in memory
             model(torch.zeros(2, 3, image_size, image_size).to(memory_format=torch.channels_last))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {_first_line(error)}"
         raise ValueError(f"{shown} does not classify images of {image_size} pixels: {reason}") from error
     return model

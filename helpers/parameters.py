@@ -111,6 +111,7 @@ def class_names(value):
     return values if len(values) > 1 else values[0]
 
 
+USED_BY = {"forget_class": "class", "forget_fraction": "random", "forget_list": "random", "start": "random"}
 PRESET_COMMENT = "quick, short, audit or documents: the tables in helpers/presets.py"
 RECORDS = (
     Parameter("data", "noisy-digits", "noisy-digits, clean-digits, cifar10, or a folder of images", text, "--data"),
@@ -206,7 +207,23 @@ def checked(values):
     for name in values:
         if name not in PARAMETERS:
             raise ValueError(f"parameter '{name}' is unknown{suggestion(name, PARAMETERS)}")
-    return {name: check(name, values.get(name, parameter.default)) for name, parameter in PARAMETERS.items()}
+    found = {name: check(name, values.get(name, parameter.default)) for name, parameter in PARAMETERS.items()}
+    refuse_ignored(found)
+    return found
+
+
+def refuse_ignored(values):
+    """Refuse parameters that no scenario of these would use.
+
+    Raises:
+        ValueError: in one line.
+    """
+    changed = [name for name, value in values.items() if value != PARAMETERS[name].default]
+    for name, scenario in USED_BY.items():
+        if name in changed and scenario not in values["scenarios"]:
+            raise ValueError(f"{name} is used in the scenario {scenario} alone, which is not among the scenarios")
+    if {"forget_fraction", "forget_list"} <= set(changed):
+        raise ValueError("forget_fraction and forget_list both say which images to forget: give one of them")
 
 
 def cell():

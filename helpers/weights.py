@@ -29,9 +29,10 @@ def read_weights(path):
         is_safe = path.suffix == ".safetensors"
         found = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds, depending on what is in the file
-        kind = "safetensors" if is_safe else "PyTorch"
+        if is_safe:
+            raise ValueError(f"weights '{path.name}' are no complete safetensors file: save them again") from error
         raise ValueError(
-            f"weights '{path.name}' are no readable {kind} file of tensors alone (a pickled object could run code): "
+            f"weights '{path.name}' are no readable PyTorch file of tensors alone (a pickled object could run code): "
             "save model.state_dict()"
         ) from error
     for wrapper in WRAPPERS:
@@ -72,6 +73,8 @@ def load_weights(model, path, name, classes):
     if unused := [tensor for tensor in found if tensor not in own]:
         raise ValueError(f"{shown} do not fit {name}, which has no tensor '{unused[0]}'; --model names their network")
     for tensor, value in found.items():
+        if value.layout != torch.strided or value.is_complex():
+            raise ValueError(f"{shown} have a sparse or complex tensor '{tensor}', which no network here uses")
         if not value.isfinite().all():
             raise ValueError(f"{shown} have NaN or infinite values in the tensor '{tensor}'")
     model.load_state_dict({**own, **found})

@@ -26,7 +26,7 @@ def main(words):
     add("--out", metavar="DIR", help="folder for weights and report (default: one in runs/forget/)")
     options = parser.parse(words)
     try:
-        forget(options, request_of(options, parser), shlex.join(["./run_all.sh", "forget", *words]))
+        return forget(options, request_of(options, parser), shlex.join(["./run_all.sh", "forget", *words]))
     except (ValueError, ArithmeticError, OSError) as error:
         return refuse(error, parser.prog)
     except KeyboardInterrupt:
@@ -42,12 +42,16 @@ def request_of(options, parser):
     if len(files) > 1:
         parser.error(f"--methods: {' and '.join(files)} are several files; put the methods into one")
     scenario = "random" if options.forget_list else "class"
-    own = {"scenarios": [scenario], "seed": check("seed", options.seed), "own_methods": files[0] if files else None}
+    try:
+        seed = check("seed", options.seed)
+    except ValueError as error:
+        parser.error(f"--{error}")
+    own = {"scenarios": [scenario], "seed": seed, "own_methods": files[0] if files else None}
     return {**parameters_of(options, parser), **own}
 
 
 def forget(options, parameters, command):
-    """Check everything, then train, unlearn and write the report."""
+    """Check everything, then train, unlearn and write the report; return the exit status, 1 if no method ran."""
     # slow to import: a misspelt option is refused at once
     from helpers.experiment import open_experiments
     from helpers.forget import carry_out, check_folder, chosen_methods, default_folder, prepared, write
@@ -63,9 +67,12 @@ def forget(options, parameters, command):
         write(outcome, folder, listed=parameters["forget_list"], command=command, audit=options.audit)
     finally:
         print(flush=True)  # ends the changing line of progress
+    for name, reason in outcome.failed.items():
+        print(f"{name} did not run: {reason}", file=sys.stderr)
     best = outcome.recommended
     print(f"Recommended: {best.name if best else 'no method, see the report'}")
     print(f"Report: {shown(folder / 'report.html')}")
+    return 0 if outcome.runs else 1
 
 
 if __name__ == "__main__":

@@ -148,7 +148,15 @@ def list_jobs(parameters, facts, seeds, numbers, separate=False):
     for job in jobs:
         if NEEDS.get(job.kind, DEFAULT).after_methods:
             job.after += [j.result for j in jobs if comes_before(j, job)]
-    return in_order(jobs)
+    return in_order(needed(jobs))
+
+
+def needed(jobs):
+    """The notebooks and what they must wait for; models that none of them uses are left out."""
+    by_result, wanted = {job.result: job for job in jobs}, [job for job in jobs if job.notebook]
+    for job in wanted:  # grows on the way
+        wanted += [other for other in map(by_result.get, job.after) if other not in wanted]
+    return wanted
 
 
 def comes_before(one, other):

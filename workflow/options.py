@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers.messages import unknown
-from helpers.parameters import PARAMETERS, check
+from helpers.parameters import PARAMETERS, USED_BY, check, refuse_ignored
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,5 +59,18 @@ def parameters_of(options, parser):
             try:
                 values[name] = check(name, value)
             except ValueError as error:
-                parser.error(str(error).replace(name, PARAMETERS[name].option, 1))
+                parser.error(as_option(error, [name]))
+    if "scenarios" in values:
+        try:
+            refuse_ignored({**{p.name: p.default for p in PARAMETERS.values()}, **values})
+        except ValueError as error:
+            parser.error(as_option(error, USED_BY))
     return values
+
+
+def as_option(error, names):
+    """A message about parameters as one about their options."""
+    text = str(error)
+    for name in names:
+        text = text.replace(name, PARAMETERS[name].option)
+    return text

@@ -102,7 +102,7 @@ def started_at(job, since):
 
 
 def read_json(path):
-    """The JSON at `path`; an empty dict if there is none."""
-    with suppress(FileNotFoundError, ValueError):
+    """The JSON at `path`; an empty dict if there is none that can be read."""
+    with suppress(OSError, ValueError):
         return json.loads(path.read_text(encoding="utf-8"))
     return {}

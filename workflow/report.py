@@ -31,12 +31,16 @@ def main():
     parser.add_argument("run", nargs="*", help=f"of {', '.join(existing)}" if existing else "a folder of runs/suite")
     wanted = parser.parse(sys.argv[1:]).run or existing
     if not existing:
-        sys.exit("run_all.sh report: nothing has been run yet: ./run_all.sh first")
+        parser.error("nothing has been run yet: ./run_all.sh first")
     for name in wanted:
         if name not in existing:
-            sys.exit(f"run_all.sh report: run {unknown(name, existing)}")
+            parser.error(f"run {unknown(name, existing)}")
     for name in wanted:
-        print(shown(write(SUITE / name)))
+        try:
+            print(shown(write(SUITE / name)), flush=True)
+        except (OSError, ValueError, KeyError) as error:
+            reason = f"{error}" if isinstance(error, OSError) else f"a damaged file ({type(error).__name__}: {error})"
+            parser.error(f"run {name}: {reason}; ./run_all.sh makes its files again")
 
 
 def write(folder):

@@ -13,10 +13,11 @@ from argparse import ArgumentTypeError
 from contextlib import suppress
 from importlib.util import find_spec
 from itertools import cycle, islice
+from pathlib import Path
 
 from jobs import DEFAULT, FIRST, NEEDS, ROOT, RUNS, as_config, code_of, find_notebooks, list_jobs, run_folder
 from options import Parser, add_parameters, parameters_of, refuse
-from progress import Progress
+from progress import Progress, read_json
 from warm import ADDRESS
 
 from helpers.fingerprint import code_without_words, key
@@ -73,7 +74,7 @@ def parse():
         if word not in valid:
             parser.error(unknown(word, valid))
     if options.jobs == 0:
-        parser.error("--jobs: '0' is not a whole number from 1")
+        parser.error("--jobs: 0 is too few: a whole number from 1")
     options.seeds = sorted(set(options.seeds))
     options.left_out = without_shadows(options.parameters, options.only)
     options.only = [number for number in options.only if number not in options.left_out]
@@ -172,13 +173,14 @@ def find_facts(parameters, fetch=False):
     answers = code_without_words((ROOT / "workflow" / "facts.py").read_text(encoding="utf-8"))
     code = [answers, code_of("helpers.datasets"), code_of("helpers.data"), PRESETS[parameters["preset"]]]
     stored = RUNS / "facts" / f"{key([parameters, files, code])}.json"
-    if stored.exists() and not fetch:
-        return json.loads(stored.read_text(encoding="utf-8"))
+    known = {} if fetch else read_json(stored)
+    if {"name", "title", "identity", "disk", "parameters"} <= known.keys():
+        return known
     command = [sys.executable, ROOT / "workflow" / "facts.py", json.dumps(parameters), *["fetch"] * fetch]
     answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode != 0:
         raise ValueError((answer.stderr.strip() or "the data could not be read").splitlines()[-1])
-    text = answer.stdout.splitlines()[-1]
+    text = answer.stdout.strip().splitlines()[-1]
     with suppress(OSError):
         replace_text(stored, text)
     return json.loads(text)
@@ -272,9 +274,10 @@ def command_for(file, jobs, profile="local"):
 
 
 def is_stale(job):
-    """Whether the result exists, but is damaged, of another fingerprint, or lacks one of its figures and tables."""
+    """Whether the result exists, but is damaged, of another fingerprint, or lacks one of its files."""
     record = job.record
-    lost = any(not (ROOT / job.output / name).exists() for name in record.get("outputs", []))
+    files = [Path(job.output) / name for name in record.get("outputs", [])] + [job.executed] * bool(job.notebook)
+    lost = any(not (ROOT / file).exists() or not (ROOT / file).stat().st_size for file in files)
     return (ROOT / job.result).exists() and (lost or record.get("made_from") != job.made_from)
 
 

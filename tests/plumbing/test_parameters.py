@@ -78,6 +78,22 @@ def test_bad_values_are_refused_in_one_line(name, value, message):
     assert line.startswith(f"{name}: ") and message in line and "\n" not in line
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"scenarios": ["class"], "forget_list": "a.txt"}, "forget_list is used in the scenario random alone"),
+        ({"scenarios": ["random"], "forget_class": 3}, "forget_class is used in the scenario class alone"),
+        ({"scenarios": "class", "forget_fraction": 0.3}, "forget_fraction is used in the scenario random alone"),
+        ({"scenarios": ["class"], "start": "chain"}, "start is used in the scenario random alone"),
+        ({"forget_list": "a.txt", "forget_fraction": 0.3}, "give one of them"),
+    ],
+)
+def test_a_parameter_that_would_be_ignored_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        checked(values)
+    assert checked({**values, "scenarios": ["random", "class"], "forget_fraction": 0.1})
+
+
 def test_an_unknown_parameter_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match="parameter 'sed' is unknown; did you mean seed"):
         checked({"sed": 1})

@@ -124,7 +124,7 @@ def test_tables_beside_it_are_linked(page):
 
 def test_unknown_run_is_refused(repository):
     answer = report(repository, "photo-quick")
-    assert answer.returncode == 1 and answer.stderr.endswith("did you mean photos-quick?\n")
+    assert answer.returncode == 2 and answer.stderr.endswith("did you mean photos-quick?\n")
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine")

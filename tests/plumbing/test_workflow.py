@@ -75,6 +75,17 @@ def test_help_needs_no_set_up(shell):
     assert not (shell / ".venv").exists()
 
 
+def test_a_link_to_the_script_is_the_script(shell):
+    """Also in another folder, and through a link to the checkout: the set-up is not made again."""
+    (shell.parent / "elsewhere").mkdir()
+    (shell.parent / "elsewhere/start").symlink_to("../" + shell.name + "/run_all.sh")
+    (shell.parent / "also").symlink_to(shell)
+    assert run_all(shell).returncode == 0 and len(calls(shell)) == 2
+    for command in (shell.parent / "elsewhere/start", shell.parent / "also/run_all.sh"):
+        answer = subprocess.run([command, "status"], capture_output=True, text=True, timeout=PATIENCE)
+        assert answer.returncode == 0 and answer.stdout == "" and calls(shell)[0].endswith("suite.py status")
+
+
 def test_a_misspelt_option_is_refused_before_the_set_up(shell):
     shutil.rmtree(shell / ".venv")
     answer = run_all(shell, "--prest", "quick")
@@ -89,7 +100,7 @@ def test_set_up_happens_once_and_again_when_requirements_change(shell):
     assert "-r requirements.txt" in pip and started.endswith("workflow/suite.py --seeds 0")
     assert "Setting up" not in run_all(shell).stdout and len(calls(shell)) == 1
     (shell / "requirements.txt").write_text("other")
-    assert "Setting up" in run_all(shell).stdout
+    assert "Updating .venv" in run_all(shell).stdout
 
 
 def test_failed_set_up_is_reported_and_tried_again(shell):
@@ -145,7 +156,7 @@ def quiet_repository(tmp_path_factory):
         ("--forget-fraction 1", "'1' is not a number between 0 and 1"),
         ("--forget-fraction nan", "'nan' is not a number between 0 and 1"),
         ("--forget-fraction half", "--forget-fraction: 'half' is not a number between 0 and 1"),
-        ("--jobs 0", "'0' is not a whole number from 1"),
+        ("--jobs 0", "--jobs: 0 is too few"),
         ("--forget-fraction 0.0005 --only 3 --dry-run", "0 images to forget"),
         ("--data nowhere", "data 'nowhere' is unknown: digits"),
         ("--data=", "--data: '' is not a non-empty string"),
@@ -533,6 +544,16 @@ def test_models_are_trained_before_the_notebooks_that_need_them(tmp_path):
     order(repository)
     shutil.rmtree(repository / f"{FOLDER}-scenarios-random/seed4/models")
     assert "Nothing to do" in suite(repository, *options).stdout, "models that nothing waits for are not made again"
+    planned = suite(repository, *options, "--only", "01", "--dry-run").stdout
+    assert planned.endswith("Would run: nothing\n"), "no models for a notebook that needs none"
+    executed = repository / f"{FOLDER}-scenarios-random/seed4/01.ipynb"
+    executed.write_text("")
+    assert "Would run: 01 some words, seed 4\n" in suite(repository, *options, "--dry-run").stdout
+    executed.unlink()
+    assert suite(repository, *options, "--only", "01").returncode == 0 and executed.stat().st_size
+    for facts in (repository / "runs/facts").iterdir():
+        facts.write_text("")
+    assert "Nothing to do" in suite(repository, *options).stdout, "damaged facts are found again"
 
 
 def test_weights_are_fetched_before_anything_is_trained(tmp_path):

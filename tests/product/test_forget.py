@@ -148,13 +148,22 @@ def test_without_gold_fewer_claims_are_made(run, listed, place, monkeypatch):
     assert not (place / "without/gold.safetensors").exists()
 
 
-def test_classes_are_forgotten_with_the_default_methods(run, place):
+def test_classes_are_forgotten_with_the_default_methods(run, place, capsys):
     """Two of three classes; a method that this network does not allow is named, the others run."""
     assert run("--forget-class", "leaf", "sky", "--out", "classes") == 0
+    assert capsys.readouterr().err.startswith("M2 Selective FT did not run: ValueError: Sequential has no known stages")
     text = (place / "classes/report.md").read_text(encoding="utf-8")
     assert "leaf: 32 of 32; sky: 32 of 32" in text
     assert "**M2 Selective FT** did not run: ValueError: Sequential has no known stages" in text
     assert {*ranked(text)} == {"Original", "Gold", "Gold 2", *DEFAULTS["class"]} - {"M2 Selective FT"}
+
+
+def test_a_request_that_no_method_carried_out_is_no_success(run, place, capsys):
+    """The report is written, since Gold is in it."""
+    assert run("--forget-class", "leaf", "--methods", "M2 Selective FT", "--out", "none ran") == 1
+    said = capsys.readouterr()
+    assert "M2 Selective FT did not run" in said.err and "Recommended: no method" in said.out
+    assert (place / "none ran/gold.safetensors").exists()
 
 
 def test_memorisation_is_reported_where_shadow_models_exist(run, listed, place):
@@ -225,7 +234,8 @@ BAD = {
     "no such weights": (("--forget-class", "leaf", "--original", "none.pth"), "weights 'none.pth' do not exist"),
     "a folder with other files": (("--forget-class", "leaf", "--out", "photos"), "the folder 'photos' holds 'leaf'"),
     "a folder with an input": (("--forget-list", "asked.txt", "--out", "."), "a report must not replace"),
-    "bad seed": (("--forget-class", "leaf", "--seed", "x"), "'x' is not a whole number"),
+    "bad seed": (("--forget-class", "leaf", "--seed", "x"), "--seed: 'x' is not a whole number"),
+    "a folder in a file": (("--forget-class", "leaf", "--out", "asked.txt/report"), "'asked.txt' is a file"),
     "misspelt option": (("--forget-clas", "leaf"), "did you mean --forget-class"),
 }
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import shutil
 import sys
 import tarfile
 from collections import Counter
@@ -361,6 +362,27 @@ def test_empty_class_folder_is_named(one_level):
     (one_level / "fish").mkdir()
     with pytest.raises(ValueError, match="pets/fish' has 0 images"):
         load_data(one_level)
+
+
+@pytest.mark.parametrize("names", [("train", "val"), ("Train", "Test"), ("train",)])
+def test_parts_of_other_names_do_not_become_classes(two_level, names):
+    """A folder `train` beside other classes is a class, for example of vehicles."""
+    for old, new in zip(("train", "test"), names):
+        (two_level / old).rename(two_level / f"{new}.new")
+        (two_level / f"{new}.new").rename(two_level / new)
+    if len(names) == 1:
+        shutil.rmtree(two_level / "test")
+    with pytest.raises(ValueError, match="name its two parts train/ and test/"):
+        load_data(two_level)
+    (two_level / names[0] / "cat").rename(two_level / "bus")
+    if len(names) > 1:
+        shutil.rmtree(two_level / names[1])
+    assert load_data(two_level).classes == tuple(sorted(("bus", names[0])))
+
+
+def test_hidden_files_are_no_images(one_level):
+    (one_level / "cat/._0.png").write_bytes(b"what macOS stores beside a copied file")
+    assert len(load_data(one_level).train_y) == 16
 
 
 def test_single_class_is_refused(one_level):

@@ -156,6 +156,11 @@ def test_an_own_network_is_built_trained_and_found_again(data, file):
         ("import nothing_like_it", "small", "network file 'net.py', line 1: ModuleNotFoundError"),
         (NETWORK.replace("nn.Linear(8", "nn.Linear(9"), "small", "does not classify images of 8 pixels"),
         (NETWORK.replace(", classes)", ", 7)"), "small", "its output is (2, 7)"),
+        (
+            NETWORK.replace("return ", "raise SystemExit(0)\n    return "),
+            "small",
+            "does not classify images of 8 pixels: Sys",
+        ),
         (NETWORK.replace("return ", "return 3, "), "small", "it returned a tuple, not a torch.nn.Module"),
     ],
 )

@@ -74,9 +74,18 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(content, message, tmp_p
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("change", [lambda value: value.to_sparse(), lambda value: value.to(torch.complex64)])
+def test_a_kind_of_tensor_that_no_network_has_is_refused(change, tmp_path):
+    state = Toy().state_dict()
+    name = next(name for name, value in state.items() if value.ndim > 1)
+    torch.save({**state, name: change(state[name])}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=f"a sparse or complex tensor '{name}'"):
+        load_weights(Toy(), tmp_path / "w.pth", "toy", 4)
+
+
 def test_a_damaged_safetensors_file_is_refused(tmp_path):
     (tmp_path / "w.safetensors").write_bytes(b"no header")
-    with pytest.raises(ValueError, match="no readable safetensors file"):
+    with pytest.raises(ValueError, match="no complete safetensors file"):
         read_weights(tmp_path / "w.safetensors")
 
 
