@@ -23,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 import timm
 import torch
-from options import Parser, add_parameters, parameters_of
+from options import Parser, add_parameters, guarded, parameters_of
 from PIL import Image
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
@@ -520,6 +520,8 @@ def main(arguments=None):
     if options.rounds < 1:
         parser.error("--rounds: at least 1")
     chosen = options.cases or [*CASES, *EXTRAS]
+    if "notebook" in chosen:
+        load_data(options.data)  # refused before anything is timed
     limits = {
         name: matmul_limit(getattr(torch, name), 256 if options.tiny else 2048) for name in ("float32", "bfloat16")
     }
@@ -568,4 +570,4 @@ def show(rows, markdown):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main, "run_all.sh bench"))

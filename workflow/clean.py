@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from functools import cache
 
-from options import Parser
+from options import Parser, guarded
 from safetensors import SafetensorError
 
 from helpers import methods, store
@@ -60,4 +60,4 @@ def current(part):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main, "run_all.sh clean"))

@@ -36,6 +36,17 @@ def refuse(message, program="run_all.sh"):
     return 2
 
 
+def guarded(main, program):
+    """The exit status of `main`; what goes wrong is one line, and so is an interruption."""
+    try:
+        return main() or 0
+    except KeyboardInterrupt:
+        print(f"\n{program}: stopped", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        return refuse(error, program)
+
+
 def add_parameters(parser, names=tuple(PARAMETERS)):
     """Add the option of each of these parameters that has one."""
     for parameter in (PARAMETERS[name] for name in names):

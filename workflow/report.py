@@ -15,7 +15,7 @@ from bs4 import BeautifulSoup
 from jobs import ROOT, RUNS
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
-from options import Parser
+from options import Parser, guarded
 from pygments.formatters import HtmlFormatter
 from save import WIDGET
 
@@ -213,4 +213,4 @@ PAGE = """<!DOCTYPE html>
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main, "run_all.sh report"))

@@ -16,6 +16,7 @@ import pytest
 from execute import parameter_problem
 from jobs import Job, code_used, find_notebooks
 from nbformat.v4 import new_code_cell, new_notebook, new_output
+from options import guarded
 from process import take_gpu
 from progress import simulate
 from publish import publish
@@ -193,7 +194,9 @@ def test_a_broken_notebook_is_named_in_one_line(tmp_path, text):
     assert answer.stderr.startswith("run_all.sh: notebooks/04_some_words.ipynb is no notebook (")
 
 
-@pytest.mark.parametrize("words", ["report --foo", "bench --foo", "bench --cases vit33", "clean --foo"])
+@pytest.mark.parametrize(
+    "words", ["report --foo", "bench --foo", "bench --cases vit33", "bench --cases notebook --data foo", "clean --foo"]
+)
 def test_other_commands_refuse_a_bad_option_in_one_line(words):
     name, *options = words.split()
     script = {"bench": "benchmark"}.get(name, name)
@@ -201,6 +204,14 @@ def test_other_commands_refuse_a_bad_option_in_one_line(words):
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert answer.returncode == 2 and answer.stderr.count("\n") == 1
     assert answer.stderr.startswith(f"run_all.sh {name}: ") and options[-1] in answer.stderr
+
+
+def test_an_interruption_is_one_line(capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    assert guarded(interrupted, "run_all.sh clean") == 130
+    assert capsys.readouterr().err == "\nrun_all.sh clean: stopped\n"
 
 
 def test_folder_that_cannot_be_written_is_named_before_anything_runs(tmp_path):
